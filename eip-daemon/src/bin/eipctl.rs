@@ -1,0 +1,4 @@
+//! `eipctl`.
+#![forbid(unsafe_code)]
+
+fn main() {}

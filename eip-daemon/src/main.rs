@@ -1,0 +1,4 @@
+//! `eip-daemon`.
+#![forbid(unsafe_code)]
+
+fn main() {}
