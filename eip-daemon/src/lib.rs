@@ -1,8 +1,20 @@
 //! The node agent of kube-eip as a library; `main.rs` and `eipctl` are thin shells around it.
+//!
+//! Data flows one way:
+//!
+//! ```text
+//! source ─> Facts ─┐
+//! node  ─> View ───┼─> desired ─> Desired ─> reconcile ─┬─> dataplane (maps, links, routes)
+//! flags ─> Settings┘                 ▲                  └─> report ─> ctl, metrics, readiness
+//!                                 Observed (read back)
+//! ```
+//!
+//! A module imports only what stands left of it here, plus [`model`] and `eip_common`.
 #![forbid(unsafe_code)]
 
 pub mod dataplane;
 pub mod model;
+pub mod report;
 
 /// The kernel programs, as built by this crate's build script.
 pub static EBPF_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/eip"));

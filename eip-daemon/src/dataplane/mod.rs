@@ -2,6 +2,11 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use eip_common::{
+    abi::Traffic,
+    reason::{Hook, Reason},
+};
+
 use crate::model::{Action, NetworkView, Observed};
 
 /// Why a look at the kernel or a change to it did not work.
@@ -43,4 +48,25 @@ pub trait DataPlane: Send {
         &mut self,
         action: &Action,
     ) -> impl Future<Output = Result<(), DataPlaneError>> + Send;
+}
+
+/// A counter of one reason at one hook, summed over CPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReasonCount {
+    /// Where.
+    pub hook: Hook,
+    /// Why.
+    pub reason: Reason,
+    /// How many packets.
+    pub packets: u64,
+}
+
+/// Read access to the kernel's counters, for `eipctl` and metrics.
+pub trait Counters: Send + Sync {
+    /// All reasons of the node that are not zero.
+    fn reasons(&self) -> Result<Vec<ReasonCount>, DataPlaneError>;
+    /// Traffic of one binding.
+    fn traffic(&self, slot: u32) -> Result<Traffic, DataPlaneError>;
+    /// Exceptional reasons of one binding.
+    fn binding_reasons(&self, slot: u32) -> Result<Vec<ReasonCount>, DataPlaneError>;
 }
