@@ -255,7 +255,7 @@ pub struct DefaultRoute {
 }
 
 /// What the kernel says about the node at one moment; read, never written.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NetworkView {
     /// Interfaces by index.
     pub links: BTreeMap<u32, Link>,
@@ -454,7 +454,7 @@ pub struct UplinkState {
 }
 
 /// Everything of ours in the kernel: what shall be there.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Desired {
     /// EIP map.
     pub bindings: BTreeMap<IpAddr, BindingState>,
@@ -479,7 +479,7 @@ pub struct Desired {
 }
 
 /// Everything of ours in the kernel: what is there, read back.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observed {
     /// EIP map with the counter slot of each.
     pub bindings: BTreeMap<IpAddr, (BindingState, u32)>,

@@ -41,8 +41,7 @@ pub struct FailingAction {
 }
 
 /// State after a round.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default)]
 pub struct Report {
     /// The sources have been read completely once.
     pub facts_complete: bool,
