@@ -157,6 +157,8 @@ pub struct Binding<A> {
 
 /// The VM has more than one EIP of this family: replies have to look up theirs. Set in [`Vm::flags`].
 pub const VM_MANY_EIPS: u32 = 1;
+/// The primary EIP uses the stack lane: what the VM sends takes it too. Set in [`Vm::flags`].
+pub const VM_STACK_LANE: u32 = 2;
 
 /// What a bound VM's own packets need. Value of `VM4`/`VM6`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +172,7 @@ pub struct Vm<A> {
     pub l3_ifindex: u32,
     /// Counter slot of the primary EIP.
     pub slot: u32,
-    /// [`VM_MANY_EIPS`] or 0.
+    /// [`VM_MANY_EIPS`], [`VM_STACK_LANE`].
     pub flags: u32,
 }
 

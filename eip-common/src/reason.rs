@@ -204,10 +204,11 @@ reasons! {
         "The packet has its elastic IP, but the kernel routes it to an interface that is no uplink; \
          the kernel forwards it.",
         "Name that interface with --uplink, or set --gateway-ip.";
-    /// An ICMP error whose quoted packet is left to the stack lane.
-    IcmpError = 11, "icmp-error", Pass, true,
-        "An ICMP error took the kernel's own path instead of a fast lane.",
-        "Nothing.";
+    /// The binding asks for the stack lane.
+    SentToStack = 11, "sent-to-stack", Carry, false,
+        "A packet of the VM has its elastic IP and was given to the kernel to forward: delivery \
+         `stack`.",
+        "If packets do not leave, look for a FORWARD rule that drops them: `eip-daemon check`.";
     /// Delivered by `bpf_redirect_peer`.
     DeliveredPeer = 12, "delivered-peer", Carry, false,
         "Translated and handed into the VM's network namespace.",
@@ -257,10 +258,10 @@ reasons! {
     RewriteFailed = 23, "rewrite-failed", Drop, true,
         "The kernel had no memory to change the packet, which was dropped rather than sent wrong.",
         "Look at the node's memory.";
-    /// A packet of a bound VM that nothing may carry away untranslated.
-    NoGateway = 24, "no-gateway", Drop, true,
-        "A VM's packet has no way out: the node has no route for it, and it must not leave with the \
-         VM's or the node's address.",
+    /// The node has no route to the destination: the kernel answers.
+    NoRoute = 24, "no-route", Pass, true,
+        "A VM's packet has its elastic IP but the node has no route for it; the kernel answers with \
+         destination unreachable.",
         "Add a default route for the uplink, or set --gateway-ip.";
     /// Another port than the binding's.
     WrongPort = 25, "wrong-port", Pass, true,

@@ -360,6 +360,8 @@ pub struct VmState {
     pub l3: u32,
     /// More than one EIP of this family.
     pub has_many: bool,
+    /// The primary EIP's lane is [`Lane::Stack`]: both directions of a binding share a lane.
+    pub uses_stack: bool,
 }
 
 /// Flags of a prefix in the kernel.
