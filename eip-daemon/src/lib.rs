@@ -14,7 +14,9 @@
 
 pub mod dataplane;
 pub mod model;
+pub mod reconcile;
 pub mod report;
+pub mod source;
 
 /// The kernel programs, as built by this crate's build script.
 pub static EBPF_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/eip"));

@@ -145,6 +145,10 @@ pub struct VmInterface {
 pub struct VmFact {
     /// The object.
     pub name: ObjectName,
+    /// `metadata.uid`: a restarted VM is a new object of the same name.
+    pub uid: Option<String>,
+    /// `metadata.creationTimestamp` in seconds since the epoch, ordered as in [`BindingFact`].
+    pub created: Option<i64>,
     /// `status.phase`.
     pub phase: VmPhase,
     /// `status.nodeName`.
@@ -513,6 +517,8 @@ pub enum Outcome {
     Served {
         /// The VM's address.
         vm: IpAddr,
+        /// For people: why the lane is not the one that was asked for.
+        note: Option<String>,
     },
     /// The VM runs on another node: not ours to serve.
     Elsewhere {

@@ -1,0 +1,6 @@
+//! Where facts come from. A source publishes the whole of what it knows as [`crate::model::Facts`]
+//! in a watch channel: a state and not a stream, so a slow reader skips to the newest and nothing
+//! queues up. No source writes to the kernel.
+
+pub mod dir;
+pub mod local;
