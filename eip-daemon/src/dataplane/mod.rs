@@ -1,10 +1,22 @@
 //! The kernel side as the reconciler sees it: read the node, read back what is ours, change it.
 
+pub mod cleanup;
+pub mod features;
+pub mod inspect;
+mod kernel;
+mod options;
+
 use std::{collections::BTreeSet, net::IpAddr};
 
 use eip_common::{
     abi::Traffic,
     reason::{Hook, Reason},
+};
+
+pub use kernel::{KernelDataPlane, OpenError};
+pub use options::{
+    DEFAULT_BPFFS, DEFAULT_ROUTE_TABLE, DataPlaneOptions, link_directory, map_directory,
+    pin_directory,
 };
 
 use crate::model::{Action, NetworkView, Observed};
@@ -44,10 +56,8 @@ pub trait DataPlane: Send {
     fn observe(&mut self) -> impl Future<Output = Result<Observed, DataPlaneError>> + Send;
 
     /// Makes one change.
-    fn apply(
-        &mut self,
-        action: &Action,
-    ) -> impl Future<Output = Result<(), DataPlaneError>> + Send;
+    fn apply(&mut self, action: &Action)
+    -> impl Future<Output = Result<(), DataPlaneError>> + Send;
 }
 
 /// A counter of one reason at one hook, summed over CPUs.

@@ -30,12 +30,26 @@ impl<D: DataPlane> Reconciler<D> {
         kernel_events: Arc<Notify>,
     ) -> (Self, watch::Receiver<Arc<Report>>) {
         let (report, reports) = watch::channel(Arc::new(Report::default()));
-        (Self { data_plane, facts, settings, kernel_events, report }, reports)
+        (
+            Self {
+                data_plane,
+                facts,
+                settings,
+                kernel_events,
+                report,
+            },
+            reports,
+        )
     }
 
     /// Runs until `shutdown` is true (or its sender is gone). Leaves everything in the kernel in place.
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
-        let _unused = (&self.data_plane, &self.facts, &self.settings, &self.kernel_events);
+        let _unused = (
+            &self.data_plane,
+            &self.facts,
+            &self.settings,
+            &self.kernel_events,
+        );
         let _stop = shutdown.wait_for(|stop| *stop).await.is_ok();
         drop(self.report);
     }
