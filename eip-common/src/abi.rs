@@ -126,6 +126,9 @@ impl Delivery {
 
 /// The EIP the VM uses for what it starts itself. Set in [`Binding::flags`].
 pub const BINDING_PRIMARY: u8 = 1;
+/// The VM has other EIPs of this family: which one a peer used has to be remembered. Set in
+/// [`Binding::flags`].
+pub const BINDING_SHARES_VM: u8 = 2;
 
 /// Everything needed to deliver to the VM behind an EIP. Value of `EIP4`/`EIP6`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,7 +152,7 @@ pub struct Binding<A> {
     pub node_mac: Mac,
     /// [`Delivery`] as a byte.
     pub delivery: u8,
-    /// [`BINDING_PRIMARY`] or 0.
+    /// [`BINDING_PRIMARY`], [`BINDING_SHARES_VM`].
     pub flags: u8,
     /// Zero.
     pub reserved: [u8; 2],

@@ -313,6 +313,8 @@ pub struct BindingState {
     pub delivery: Lane,
     /// The VM's EIP for what it starts itself.
     pub is_primary: bool,
+    /// The VM has other EIPs of this family (as [`VmState::has_many`]).
+    pub shares_vm: bool,
     /// Generation of the object.
     pub generation: u32,
 }

@@ -1,8 +1,110 @@
-//! Kernel programs.
+//! The kernel programs of kube-eip: entry points only.
+//!
+//! ```text
+//!  network                                                             VM's network namespace
+//!     │            ┌──────────── uplink ────────────┐                            ▲
+//!     └───────────>│ XDP eip_uplink_xdp             │──(express lane)────────────┤
+//!                  │ tc ingress eip_uplink_tc       │──redirect_peer─────────────┤
+//!                  └───────┬────────────────────────┘                            │
+//!                          │ redirect_neigh, or the kernel's own routing         │
+//!                          v                                                     │
+//!                  ┌──────── VM's port ─────────────┐                            │
+//!                  │ tc egress  eip_door_in         │───EIP becomes VM──────────>┘
+//!  network <───────│ tc ingress eip_door_out        │<──VM becomes EIP───────────┐
+//!     redirect_neigh                                │                            │
+//!                  └────────────────────────────────┘                            VM
+//! ```
+//!
+//! Every stage names its outcome as a [`eip_common::reason::Reason`]; `verdict` turns that into an
+//! action and counts it, once, per hook.
 #![no_std]
 #![no_main]
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use eip_common::{
+    addr::Ipv4Wire,
+    reason::{Hook, Reason},
+};
+
+use crate::{
+    packet::{Frame, Skb},
+    uplink::{Carries, carries},
+    verdict::Verdict,
+};
+
+#[deny(unsafe_code)]
+mod deliver;
+#[deny(unsafe_code)]
+mod door;
+#[deny(unsafe_code)]
+mod family;
+#[deny(unsafe_code)]
+mod flow;
+mod maps;
+mod packet;
+#[deny(unsafe_code)]
+mod quote;
+#[deny(unsafe_code)]
+mod rewrite;
+#[deny(unsafe_code)]
+mod uplink;
+#[deny(unsafe_code)]
+mod verdict;
+
+/// XDP on an uplink.
 #[xdp]
-fn eip_uplink_xdp(_ctx: XdpContext) -> u32 { xdp_action::XDP_PASS }
+fn eip_uplink_xdp(context: XdpContext) -> u32 {
+    let frame = Frame::new(&context);
+    let verdict = match carries(frame.view()) {
+        Carries::Ipv4 => uplink::classify::<Ipv4Wire>(&frame),
+        Carries::Tag => Verdict::of(Reason::Tagged),
+        Carries::Ipv6 | Carries::Other => Verdict::of(Reason::NotIp),
+    };
+    verdict.finish_xdp(Hook::UplinkXdp)
+}
+
+/// tc ingress on an uplink.
+#[classifier]
+fn eip_uplink_tc(context: TcContext) -> i32 {
+    let skb = Skb::new(&context);
+    let verdict = match carries(skb.view()) {
+        Carries::Ipv4 => uplink::receive::<Ipv4Wire>(&skb),
+        Carries::Ipv6 | Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
+    };
+    verdict.finish_tc(Hook::UplinkTc)
+}
+
+/// tc egress on a VM's port.
+#[classifier]
+fn eip_door_in(context: TcContext) -> i32 {
+    let skb = Skb::new(&context);
+    let verdict = match carries(skb.view()) {
+        Carries::Ipv4 => door::enter::<Ipv4Wire>(&skb),
+        Carries::Ipv6 | Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
+    };
+    verdict.finish_tc(Hook::DoorIn)
+}
+
+/// tc ingress on a VM's port.
+#[classifier]
+fn eip_door_out(context: TcContext) -> i32 {
+    let skb = Skb::new(&context);
+    let verdict = match carries(skb.view()) {
+        Carries::Ipv4 => door::leave::<Ipv4Wire>(&skb),
+        Carries::Ipv6 | Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
+    };
+    verdict.finish_tc(Hook::DoorOut)
+}
+
+/// A panic that could be reached would loop, and a loop without end fails verification.
 #[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! { loop {} }
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,106 @@
+//! The little state there is: which EIP a conversation belongs to, where addresses cannot tell.
+//!
+//! That is so when the peer is inside bypass (its packets would otherwise be answered with the VM's
+//! own address) and when the VM has several EIPs. Everything else is stateless.
+
+use eip_common::{
+    abi::{BINDING_SHARES_VM, Binding, FlowKey, FragmentKey, NET_BYPASS},
+    parse::{Fragment, Headers, Kind},
+};
+
+use crate::{family::Family, packet::Skb};
+
+#[inline(always)]
+const fn key<A: Copy>(headers: &Headers<A>, vm: A, peer: A, ports: ([u8; 2], [u8; 2])) -> FlowKey<A> {
+    FlowKey {
+        vm,
+        peer,
+        vm_port: ports.0,
+        peer_port: ports.1,
+        protocol: headers.protocol,
+        reserved: [0; 3],
+    }
+}
+
+/// Remembers the EIP of a packet on its way to the VM, if its reply will need that.
+///
+/// `peer_net` is what the node knows about the peer's address. Looks before it writes: a write costs
+/// ten times a look, and all packets of a conversation but the first find what they would write.
+#[inline(always)]
+pub(crate) fn remember<A: Family>(headers: &Headers<A>, binding: &Binding<A>, peer_net: u32) {
+    if peer_net & NET_BYPASS == 0 && binding.flags & BINDING_SHARES_VM == 0 {
+        return;
+    }
+    if headers.fragment == Fragment::Later || headers.transport.kind == Kind::IcmpError {
+        return;
+    }
+    let ports = (headers.transport.destination, headers.transport.source);
+    let key = key(headers, binding.vm, headers.source, ports);
+    if A::flow(&key) != Some(headers.destination) {
+        A::remember_flow(&key, headers.destination);
+    }
+}
+
+/// Forgets a conversation with an EIP when its peer turns to the VM's own address with the same
+/// ports: with a new connection, or with any packet of a protocol that has none.
+#[inline(always)]
+pub(crate) fn forget_for_direct<A: Family>(headers: &Headers<A>) {
+    let is_opening = match headers.transport.kind {
+        Kind::TcpOpen | Kind::Other => true,
+        Kind::Tcp(_) | Kind::IcmpError => false,
+    };
+    if !is_opening || headers.fragment == Fragment::Later {
+        return;
+    }
+    let ports = (headers.transport.destination, headers.transport.source);
+    let key = key(headers, headers.destination, headers.source, ports);
+    if A::flow(&key).is_some() {
+        A::forget_flow(&key);
+    }
+}
+
+/// The EIP that a packet of the VM replies for, if it is part of a remembered conversation.
+///
+/// A later fragment follows its first one; when it overtakes that, it goes as direct traffic.
+#[inline(always)]
+pub(crate) fn reply<A: Family>(skb: &Skb<'_>, headers: &Headers<A>) -> Option<A> {
+    let datagram = FragmentKey {
+        vm: headers.source,
+        peer: headers.destination,
+        id: headers.id,
+        protocol: headers.protocol,
+        reserved: [0; 3],
+    };
+    if headers.fragment == Fragment::Later {
+        return A::fragment(&datagram);
+    }
+    let key = reply_key(skb, headers)?;
+    let eip = A::flow(&key)?;
+    if headers.transport.kind == Kind::TcpOpen {
+        // The VM opens a connection of its own: what was remembered of these ports is over.
+        A::forget_flow(&key);
+        return None;
+    }
+    if headers.fragment == Fragment::First {
+        A::remember_fragment(&datagram, eip);
+    }
+    Some(eip)
+}
+
+/// An ICMP error belongs to the conversation of the packet it quotes.
+#[inline(always)]
+fn reply_key<A: Family>(skb: &Skb<'_>, headers: &Headers<A>) -> Option<FlowKey<A>> {
+    if headers.transport.kind == Kind::IcmpError {
+        let quoted = A::quoted(skb, headers)?;
+        return Some(FlowKey {
+            vm: quoted.destination,
+            peer: quoted.source,
+            vm_port: quoted.destination_port,
+            peer_port: quoted.source_port,
+            protocol: quoted.protocol,
+            reserved: [0; 3],
+        });
+    }
+    let ports = (headers.transport.source, headers.transport.destination);
+    Some(key(headers, headers.source, headers.destination, ports))
+}

@@ -1,0 +1,326 @@
+//! All access to packet memory and to the kernel's packet helpers. The only module, with `maps`, that
+//! needs `unsafe`.
+//!
+//! Packet bytes go in and out as `[u8; N]` by value (alignment 1, no reference outlives a helper that
+//! may move packet data). A [`View`] borrows its context, and every method that can move data takes
+//! the context, so a view never survives such a call.
+
+use core::{marker::PhantomData, mem::size_of};
+
+use aya_ebpf::{
+    bindings::{
+        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_fib_lookup, bpf_fib_lookup__bindgen_ty_1,
+        bpf_fib_lookup__bindgen_ty_2, bpf_fib_lookup__bindgen_ty_3, bpf_fib_lookup__bindgen_ty_4,
+        bpf_fib_lookup__bindgen_ty_5, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    },
+    helpers,
+    programs::{TcContext, XdpContext},
+};
+use eip_common::{
+    addr::{Ipv4Wire, Ipv6Wire},
+    csum::Delta,
+    parse::{Bytes, Checksum},
+};
+
+/// The directly readable part of a packet.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    start: usize,
+    end: usize,
+    packet: PhantomData<&'a ()>,
+}
+
+impl View<'_> {
+    /// Pointer to `T` at `offset`, if all of it is inside the packet.
+    #[inline(always)]
+    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        let pointer = self.start + offset;
+        if pointer + size_of::<T>() > self.end { None } else { Some(pointer as *mut T) }
+    }
+
+    /// Replaces `N` bytes at `offset`.
+    #[inline(always)]
+    pub(crate) fn write<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        let pointer = self.at::<[u8; N]>(offset)?;
+        // SAFETY: `at` proved that offset..offset + N lies inside the packet; byte arrays have
+        // alignment 1.
+        unsafe { pointer.write(bytes) };
+        Some(())
+    }
+
+    /// Bytes that can be read directly.
+    #[inline(always)]
+    pub(crate) const fn len(&self) -> usize {
+        self.end - self.start
+    }
+}
+
+impl Bytes for View<'_> {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let pointer = self.at::<[u8; N]>(offset)?;
+        // SAFETY: `at` proved that offset..offset + N lies inside the packet; byte arrays have
+        // alignment 1.
+        Some(unsafe { pointer.read() })
+    }
+}
+
+/// A frame in XDP.
+pub(crate) struct Frame<'a>(&'a XdpContext);
+
+impl<'a> Frame<'a> {
+    /// The frame of this run.
+    #[inline(always)]
+    pub(crate) const fn new(context: &'a XdpContext) -> Self {
+        Self(context)
+    }
+
+    /// Its bytes.
+    #[inline(always)]
+    pub(crate) fn view(&self) -> View<'_> {
+        View { start: self.0.data(), end: self.0.data_end(), packet: PhantomData }
+    }
+
+    /// Sends it out of `ifindex`.
+    #[inline(always)]
+    #[expect(clippy::unused_self, reason = "the redirect is of this frame")]
+    pub(crate) fn redirect(&self, ifindex: u32) -> i64 {
+        // SAFETY: the helper takes plain numbers and records them for this run.
+        unsafe { helpers::generated::bpf_redirect(ifindex, 0) }
+    }
+}
+
+/// Longest headers the programs read directly: Ethernet, IPv4 with options, TCP without.
+const HEADERS: u32 = 14 + 60 + 20;
+
+/// A packet in tc.
+pub(crate) struct Skb<'a>(&'a TcContext);
+
+/// Where a route lookup leads.
+pub(crate) struct NextHop<A> {
+    /// Outgoing interface.
+    pub(crate) ifindex: u32,
+    /// Next hop; the destination itself when it is on the link.
+    pub(crate) address: A,
+}
+
+impl<'a> Skb<'a> {
+    /// The packet of this run, its headers made directly readable.
+    #[inline(always)]
+    pub(crate) fn new(context: &'a TcContext) -> Self {
+        let linear = context.data_end() - context.data();
+        let wanted = if context.len() < HEADERS { context.len() } else { HEADERS };
+        if linear < wanted as usize {
+            // On failure the view stays short and the parser says so.
+            let _ = context.pull_data(wanted);
+        }
+        Self(context)
+    }
+
+    /// The directly readable bytes.
+    #[inline(always)]
+    pub(crate) fn view(&self) -> View<'_> {
+        View { start: self.0.data(), end: self.0.data_end(), packet: PhantomData }
+    }
+
+    /// Length of the whole packet with its Ethernet header.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> u32 {
+        self.0.len()
+    }
+
+    /// The interface it is on.
+    #[inline(always)]
+    pub(crate) fn ifindex(&self) -> u32 {
+        // SAFETY: the context pointer is valid for the run of the program.
+        unsafe { (*self.0.skb.skb).ifindex }
+    }
+
+    /// Payload bytes per segment of a super-packet; zero for an ordinary one. Kernel 5.7.
+    #[inline(always)]
+    pub(crate) fn segment_size(&self) -> u32 {
+        // SAFETY: the context pointer is valid for the run of the program.
+        unsafe { (*self.0.skb.skb).gso_size }
+    }
+
+    /// Replaces `N` bytes anywhere in the packet. Invalidates views.
+    #[inline(always)]
+    pub(crate) fn store<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        self.0.store(offset, &bytes, 0).ok()
+    }
+
+    /// Brings the transport checksum at `l4` up to date. The helper knows whether the checksum is
+    /// complete, partial (left to the device) or of a super-packet; the program must not.
+    /// Invalidates views.
+    #[inline(always)]
+    pub(crate) fn update_checksum(&self, l4: usize, checksum: Checksum, delta: Delta) -> Option<()> {
+        let (offset, flags) = match checksum {
+            Checksum::None => return Some(()),
+            Checksum::Plain(offset) => (offset, BPF_F_PSEUDO_HDR),
+            Checksum::Optional(offset) => (offset, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0),
+        };
+        self.0.l4_csum_replace(l4 + offset, 0, delta.as_wsum(), u64::from(flags)).ok()
+    }
+
+    /// Brings a checksum up to date that covers bytes of the packet alone. Invalidates views.
+    #[inline(always)]
+    pub(crate) fn update_plain_checksum(&self, offset: usize, delta: Delta) -> Option<()> {
+        self.0.l4_csum_replace(offset, 0, delta.as_wsum(), 0).ok()
+    }
+
+    /// Hands the packet to the peer of `port`, in the network namespace over there. Kernel 5.10.
+    #[inline(always)]
+    #[expect(clippy::unused_self, reason = "the redirect is of this packet")]
+    pub(crate) fn redirect_peer(&self, port: u32) -> i64 {
+        // SAFETY: the helper takes plain numbers and records them for this run.
+        unsafe { helpers::generated::bpf_redirect_peer(port, 0) }
+    }
+
+    /// Sends the packet out of `hop.ifindex` to the neighbour `hop.address`, resolved by the kernel.
+    /// Kernel 5.10.
+    #[inline(always)]
+    #[expect(clippy::unused_self, reason = "the redirect is of this packet")]
+    pub(crate) fn redirect_neigh<A: NextHopAddress>(&self, hop: &NextHop<A>) -> i64 {
+        let mut parameters = hop.address.redirect_parameters();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "20 bytes")]
+        let size = size_of::<bpf_redir_neigh>() as i32;
+        // SAFETY: `parameters` lives through the call and has the size that is passed.
+        unsafe { helpers::generated::bpf_redirect_neigh(hop.ifindex, &raw mut parameters, size, 0) }
+    }
+
+    /// Asks the kernel's routing where a packet from `source` to `destination`, received on
+    /// `ifindex`, goes: rules, ECMP and all. `None`: it has no answer.
+    #[inline(always)]
+    pub(crate) fn route<A: NextHopAddress>(
+        &self,
+        ifindex: u32,
+        source: A,
+        destination: A,
+    ) -> Option<NextHop<A>> {
+        let mut parameters = A::route_parameters(ifindex, source, destination);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "64 bytes")]
+        let size = size_of::<bpf_fib_lookup>() as i32;
+        let context = self.0.skb.skb.cast();
+        // SAFETY: `parameters` lives through the call and has the size that is passed.
+        let code = unsafe { helpers::generated::bpf_fib_lookup(context, &raw mut parameters, size, 0) };
+        // Success, or success with a neighbour that `redirect_neigh` will resolve.
+        if code != 0 && code != 7 {
+            return None;
+        }
+        Some(NextHop { ifindex: parameters.ifindex, address: A::route_result(&parameters) })
+    }
+}
+
+impl Bytes for Skb<'_> {
+    /// Reads through the helper: anywhere in the packet, linear or not.
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.load::<[u8; N]>(offset).ok()
+    }
+}
+
+/// The parts of the kernel's helper structures that depend on the address family.
+pub(crate) trait NextHopAddress: Copy {
+    /// Parameters of `bpf_redirect_neigh`.
+    fn redirect_parameters(self) -> bpf_redir_neigh;
+    /// Parameters of `bpf_fib_lookup`.
+    fn route_parameters(ifindex: u32, source: Self, destination: Self) -> bpf_fib_lookup;
+    /// Next hop the lookup found.
+    fn route_result(parameters: &bpf_fib_lookup) -> Self;
+}
+
+/// `AF_INET`.
+const AF_INET: u8 = 2;
+/// `AF_INET6`.
+const AF_INET6: u8 = 10;
+
+/// A lookup with nothing but family and interface filled in.
+#[inline(always)]
+const fn empty_lookup(family: u8, ifindex: u32) -> bpf_fib_lookup {
+    bpf_fib_lookup {
+        family,
+        l4_protocol: 0,
+        sport: 0,
+        dport: 0,
+        // Zero: no check against the route's MTU, which does not judge super-packets.
+        __bindgen_anon_1: bpf_fib_lookup__bindgen_ty_1 { tot_len: 0 },
+        ifindex,
+        __bindgen_anon_2: bpf_fib_lookup__bindgen_ty_2 { flowinfo: 0 },
+        __bindgen_anon_3: bpf_fib_lookup__bindgen_ty_3 { ipv6_src: [0; 4] },
+        __bindgen_anon_4: bpf_fib_lookup__bindgen_ty_4 { ipv6_dst: [0; 4] },
+        __bindgen_anon_5: bpf_fib_lookup__bindgen_ty_5 { tbid: 0 },
+        smac: [0; 6],
+        dmac: [0; 6],
+    }
+}
+
+impl NextHopAddress for Ipv4Wire {
+    #[inline(always)]
+    fn redirect_parameters(self) -> bpf_redir_neigh {
+        let mut words = [0; 4];
+        words[0] = u32::from_ne_bytes(self);
+        bpf_redir_neigh {
+            nh_family: u32::from(AF_INET),
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words },
+        }
+    }
+
+    #[inline(always)]
+    fn route_parameters(ifindex: u32, source: Self, destination: Self) -> bpf_fib_lookup {
+        let mut parameters = empty_lookup(AF_INET, ifindex);
+        parameters.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(source);
+        parameters.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination);
+        parameters
+    }
+
+    #[inline(always)]
+    fn route_result(parameters: &bpf_fib_lookup) -> Self {
+        // SAFETY: every bit pattern is an address, whichever member was written.
+        unsafe { parameters.__bindgen_anon_4.ipv4_dst }.to_ne_bytes()
+    }
+}
+
+/// An IPv6 address as the helpers' structures hold it.
+#[inline(always)]
+fn words(address: Ipv6Wire) -> [u32; 4] {
+    let mut words = [0; 4];
+    let mut i = 0;
+    while i < 4 {
+        let at = i * 4;
+        words[i] =
+            u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]]);
+        i += 1;
+    }
+    words
+}
+
+impl NextHopAddress for Ipv6Wire {
+    #[inline(always)]
+    fn redirect_parameters(self) -> bpf_redir_neigh {
+        bpf_redir_neigh {
+            nh_family: u32::from(AF_INET6),
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words(self) },
+        }
+    }
+
+    #[inline(always)]
+    fn route_parameters(ifindex: u32, source: Self, destination: Self) -> bpf_fib_lookup {
+        let mut parameters = empty_lookup(AF_INET6, ifindex);
+        parameters.__bindgen_anon_3.ipv6_src = words(source);
+        parameters.__bindgen_anon_4.ipv6_dst = words(destination);
+        parameters
+    }
+
+    #[inline(always)]
+    fn route_result(parameters: &bpf_fib_lookup) -> Self {
+        // SAFETY: every bit pattern is an address, whichever member was written.
+        let found = unsafe { parameters.__bindgen_anon_4.ipv6_dst };
+        let mut address = [0; 16];
+        let mut i = 0;
+        while i < 16 {
+            address[i] = found[i / 4].to_ne_bytes()[i % 4];
+            i += 1;
+        }
+        address
+    }
+}

@@ -1,0 +1,120 @@
+//! From the network: XDP and tc ingress on an uplink.
+
+use eip_common::{
+    abi::{BINDING_SHARES_VM, Binding, Delivery, NET_BYPASS, NET_EIP},
+    parse::{
+        Bytes, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN,
+        Fragment, Headers, IPV4_LEN, Kind, ParseError,
+    },
+    reason::Reason,
+};
+
+use crate::{
+    deliver::{Arrival, deliver},
+    family::Family,
+    maps,
+    packet::{Frame, Skb, View},
+    rewrite::{Change, Hop, translate_frame},
+    verdict::Verdict,
+};
+
+/// What an Ethernet header announces.
+pub(crate) enum Carries {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+    /// A VLAN tag before whatever else.
+    Tag,
+    /// Anything else, or nothing.
+    Other,
+}
+
+/// Reads the ethertype.
+#[inline(always)]
+pub(crate) fn carries(view: View<'_>) -> Carries {
+    match view.read::<ETHERNET_LEN>(0) {
+        Some(header) => match [header[12], header[13]] {
+            ETHERTYPE_IPV4 => Carries::Ipv4,
+            ETHERTYPE_IPV6 => Carries::Ipv6,
+            ETHERTYPE_VLAN | ETHERTYPE_QINQ => Carries::Tag,
+            _ => Carries::Other,
+        },
+        None => Carries::Other,
+    }
+}
+
+/// tc ingress: checks the sender and delivers.
+#[inline(always)]
+pub(crate) fn receive<A: Family>(skb: &Skb<'_>) -> Verdict {
+    let view = skb.view();
+    let Some((_, destination)) = A::addresses(&view) else {
+        return Verdict::of(Reason::NotIp);
+    };
+    let Some(binding) = A::binding(destination) else {
+        return Verdict::of(Reason::NotEip);
+    };
+    let Ok(headers) = A::headers(&view, skb.len() - 14) else {
+        return Verdict::of_binding(Reason::Malformed, binding.slot);
+    };
+    let source_net = A::net(headers.source);
+    if source_net & NET_EIP != 0 && A::binding(headers.source).is_some() {
+        return Verdict::of_binding(Reason::SpoofedFromNetwork, binding.slot);
+    }
+    let arrival = Arrival { headers: &headers, source: headers.source, source_net };
+    deliver(skb, &arrival, &binding)
+}
+
+/// XDP: classifies, and carries what the express lane may carry. Whatever it is not sure of it leaves
+/// to tc unchanged.
+#[inline(always)]
+pub(crate) fn classify<A: Family>(frame: &Frame<'_>) -> Verdict {
+    let view = frame.view();
+    let Some((_, destination)) = A::addresses(&view) else {
+        return Verdict::of(Reason::NotIp);
+    };
+    let Some(binding) = A::binding(destination) else {
+        return Verdict::of(Reason::NotEip);
+    };
+    if binding.delivery != Delivery::Xdp as u8 {
+        return Verdict::of_binding(Reason::LeftToTc, binding.slot);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "a frame is shorter than 4 GiB")]
+    let available = view.len() as u32 - 14;
+    match A::headers(&view, available) {
+        Ok(headers) if may_take_express(&headers, &binding) => express(frame, &headers, &binding),
+        Ok(_) | Err(ParseError::Malformed | ParseError::NotIp) => {
+            Verdict::of_binding(Reason::LeftToTc, binding.slot)
+        }
+    }
+}
+
+/// The express lane is for what needs neither state nor an answer nor a second look.
+#[inline(always)]
+fn may_take_express<A: Family>(headers: &Headers<A>, binding: &Binding<A>) -> bool {
+    headers.l4 == ETHERNET_LEN + IPV4_LEN
+        && headers.ttl > 1
+        && headers.len <= binding.mtu
+        && headers.transport.kind != Kind::IcmpError
+        && headers.fragment != Fragment::First
+        && binding.flags & BINDING_SHARES_VM == 0
+        && A::net(headers.source) & (NET_BYPASS | NET_EIP) == 0
+}
+
+#[inline(always)]
+fn express<A: Family>(frame: &Frame<'_>, headers: &Headers<A>, binding: &Binding<A>) -> Verdict {
+    let change = Change {
+        source: headers.source,
+        destination: binding.vm,
+        hop: Hop::Used,
+        macs: Some((binding.vm_mac, binding.node_mac)),
+    };
+    match translate_frame(frame.view(), headers, &change, ETHERNET_LEN + IPV4_LEN) {
+        Ok(()) => {
+            maps::count_in(binding.slot, headers.len);
+            let code = frame.redirect(binding.port_ifindex);
+            Verdict::redirected(Reason::DeliveredXdp, binding.slot, code)
+        }
+        Err(reason) => Verdict::of_binding(reason, binding.slot),
+    }
+}
