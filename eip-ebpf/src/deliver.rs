@@ -51,7 +51,7 @@ pub(crate) fn deliver<A: Family>(
         macs: if is_here { Some((binding.vm_mac, binding.node_mac)) } else { None },
     };
     if is_here {
-        flow::remember(headers, binding, arrival.source_net);
+        flow::remember(headers, binding, arrival.source, arrival.source_net);
     }
     if let Err(reason) = translate(skb, headers, &change) {
         return Verdict::of_binding(reason, binding.slot);

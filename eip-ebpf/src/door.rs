@@ -1,7 +1,7 @@
 //! The VM's door: both directions of its own port.
 
 use eip_common::{
-    abi::{Binding, Delivery, NET_BYPASS, NET_EIP, VM_MANY_EIPS, VM_STACK_LANE, Vm},
+    abi::{Binding, NET_BYPASS, NET_EIP, VM_MANY_EIPS, VM_STACK_LANE, Vm},
     parse::Headers,
     reason::Reason,
 };
@@ -31,7 +31,7 @@ pub(crate) fn enter<A: Family>(skb: &Skb<'_>) -> Verdict {
     let Ok(headers) = A::headers(&view, skb.len() - 14) else {
         return Verdict::of_binding(Reason::Malformed, binding.slot);
     };
-    flow::remember(&headers, &binding, A::net(headers.source));
+    flow::remember(&headers, &binding, headers.source, A::net(headers.source));
     let change = Change {
         source: headers.source,
         destination: binding.vm,
@@ -124,25 +124,7 @@ fn hairpin<A: Family>(
     binding: &Binding<A>,
 ) -> Verdict {
     maps::count_out(counter_slot(vm, eip), headers.len);
-    // The packet takes its new source in the same step as its new destination.
-    let seen = Headers { source: eip, ..*headers };
-    let arrival = Arrival { headers, source: eip, source_net: NET_EIP };
-    let remembered = Arrival { headers: &seen, ..arrival };
-    deliver_from(skb, &arrival, &remembered, binding)
-}
-
-/// As [`deliver`], remembering the flow under the source the VM will see.
-#[inline(always)]
-fn deliver_from<A: Family>(
-    skb: &Skb<'_>,
-    arrival: &Arrival<'_, A>,
-    remembered: &Arrival<'_, A>,
-    binding: &Binding<A>,
-) -> Verdict {
-    if Delivery::from_byte(binding.delivery) != Delivery::Stack {
-        flow::remember(remembered.headers, binding, remembered.source_net);
-    }
-    deliver(skb, arrival, binding)
+    deliver(skb, &Arrival { headers, source: eip, source_net: NET_EIP }, binding)
 }
 
 /// To the world.

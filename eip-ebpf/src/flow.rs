@@ -24,10 +24,16 @@ const fn key<A: Copy>(headers: &Headers<A>, vm: A, peer: A, ports: ([u8; 2], [u8
 
 /// Remembers the EIP of a packet on its way to the VM, if its reply will need that.
 ///
-/// `peer_net` is what the node knows about the peer's address. Looks before it writes: a write costs
-/// ten times a look, and all packets of a conversation but the first find what they would write.
+/// `peer` is its source as the VM will see it, `peer_net` what the node knows about that address.
+/// Looks before it writes: a write costs ten times a look, and all packets of a conversation but the
+/// first find what they would write.
 #[inline(always)]
-pub(crate) fn remember<A: Family>(headers: &Headers<A>, binding: &Binding<A>, peer_net: u32) {
+pub(crate) fn remember<A: Family>(
+    headers: &Headers<A>,
+    binding: &Binding<A>,
+    peer: A,
+    peer_net: u32,
+) {
     if peer_net & NET_BYPASS == 0 && binding.flags & BINDING_SHARES_VM == 0 {
         return;
     }
@@ -35,7 +41,7 @@ pub(crate) fn remember<A: Family>(headers: &Headers<A>, binding: &Binding<A>, pe
         return;
     }
     let ports = (headers.transport.destination, headers.transport.source);
-    let key = key(headers, binding.vm, headers.source, ports);
+    let key = key(headers, binding.vm, peer, ports);
     if A::flow(&key) != Some(headers.destination) {
         A::remember_flow(&key, headers.destination);
     }
