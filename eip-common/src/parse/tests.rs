@@ -1,1 +1,213 @@
+use super::{
+    Bytes, Checksum, Fragment, Kind, ParseError, ipv4, ipv4_quoted, ipv4_stays_on_link,
+    ipv6_stays_on_link,
+};
+use etherparse::{Ipv4Header, IpNumber, PacketBuilder};
+use proptest::prelude::*;
+use std::{vec, vec::Vec};
 
+const SOURCE: [u8; 4] = [198, 51, 100, 7];
+const DESTINATION: [u8; 4] = [203, 0, 113, 10];
+
+/// A frame around an IPv4 packet of any shape, and what it was made from.
+#[derive(Debug, Clone)]
+struct Sample {
+    frame: Vec<u8>,
+    header: Ipv4Header,
+    payload: Vec<u8>,
+}
+
+fn sample() -> impl Strategy<Value = Sample> {
+    (
+        any::<[u8; 4]>(),
+        any::<[u8; 4]>(),
+        any::<u8>(),
+        prop_oneof![
+            Just(1_u8), Just(6), Just(17), Just(33), Just(47), Just(50), Just(132), Just(136),
+            any::<u8>()
+        ],
+        0_usize..=10,
+        0_u16..=0x1fff,
+        any::<bool>(),
+        proptest::collection::vec(any::<u8>(), 0..64),
+        0_usize..20,
+    )
+        .prop_map(|(source, destination, ttl, protocol, words, offset, more, payload, padding)| {
+            let mut header = Ipv4Header::new(0, ttl, IpNumber(protocol), source, destination).unwrap();
+            header.options = vec![1; words * 4].as_slice().try_into().unwrap();
+            header.fragment_offset = offset.try_into().unwrap();
+            header.more_fragments = more;
+            header.set_payload_len(payload.len()).unwrap();
+            header.header_checksum = header.calc_header_checksum();
+            let mut frame = vec![0; 14];
+            header.write(&mut frame).unwrap();
+            frame.extend_from_slice(&payload);
+            frame.resize(frame.len() + padding, 0);
+            Sample { frame, header, payload }
+        })
+}
+
+fn available(frame: &[u8]) -> u32 {
+    u32::try_from(frame.len() - 14).unwrap()
+}
+
+/// Shortest transport header the parser can work with.
+fn needed(protocol: u8) -> usize {
+    match protocol {
+        6 => 20,
+        33 => 12,
+        1 | 17 | 132 | 136 => 8,
+        _ => 0,
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_an_independent_library_wrote_is_read_the_same(sample in sample()) {
+        let Sample { frame, header, payload } = sample;
+        let offset = header.fragment_offset.value();
+        let is_later = offset != 0;
+        let protocol = header.protocol.0;
+        let parsed = ipv4(frame.as_slice(), 14, available(&frame));
+        let data_offset_is_right = protocol != 6 || payload.len() < 20 || payload[12] >> 4 >= 5;
+        if !is_later && (payload.len() < needed(protocol) || !data_offset_is_right) {
+            prop_assert_eq!(parsed, Err(ParseError::Malformed));
+            return Ok(());
+        }
+        let parsed = parsed.unwrap();
+        prop_assert_eq!(parsed.source, header.source);
+        prop_assert_eq!(parsed.destination, header.destination);
+        prop_assert_eq!(parsed.ttl, header.time_to_live);
+        prop_assert_eq!(parsed.protocol, protocol);
+        prop_assert_eq!(parsed.l4, 14 + header.header_len());
+        prop_assert_eq!(parsed.len, u32::from(header.total_len));
+        prop_assert_eq!(&parsed.id[2..], &header.identification.to_be_bytes());
+        let fragment = match (is_later, header.more_fragments) {
+            (true, _) => Fragment::Later,
+            (false, true) => Fragment::First,
+            (false, false) => Fragment::Whole,
+        };
+        prop_assert_eq!(parsed.fragment, fragment);
+        if is_later {
+            prop_assert_eq!(parsed.transport.source, [0, 0]);
+            prop_assert_eq!(parsed.transport.checksum, Checksum::None);
+        } else if matches!(protocol, 6 | 17 | 33 | 132 | 136) {
+            prop_assert_eq!(&parsed.transport.source, &payload[0..2]);
+            prop_assert_eq!(&parsed.transport.destination, &payload[2..4]);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused_and_never_past_their_end(
+        bytes in proptest::collection::vec(any::<u8>(), 0..120),
+        claimed in 0_u32..200,
+    ) {
+        struct Strict<'a>(&'a [u8], core::cell::Cell<usize>);
+        impl Bytes for Strict<'_> {
+            fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+                let bytes = self.0.read(offset)?;
+                self.1.set(self.1.get().max(offset + N));
+                Some(bytes)
+            }
+        }
+        let strict = Strict(&bytes, core::cell::Cell::new(0));
+        let length = u32::try_from(bytes.len().saturating_sub(14)).unwrap();
+        if let Ok(headers) = ipv4(&strict, 14, length) {
+            prop_assert!(headers.l4 <= bytes.len());
+            prop_assert!(headers.len <= length);
+        }
+        let _ = ipv4_quoted(&strict, 14, claimed.min(length));
+        prop_assert!(strict.1.get() <= bytes.len());
+    }
+
+    #[test]
+    fn every_cut_of_a_packet_is_refused(sample in sample(), cut in 1_usize..200) {
+        let packet = 14 + usize::from(sample.header.total_len);
+        let frame = &sample.frame[..packet.saturating_sub(cut).max(14)];
+        prop_assert!(ipv4(frame, 14, available(frame)).is_err());
+    }
+}
+
+#[test]
+fn only_a_syn_without_ack_opens_a_connection() {
+    for (syn, ack, is_open) in
+        [(true, false, true), (true, true, false), (false, true, false), (false, false, false)]
+    {
+        let mut step = PacketBuilder::ethernet2([0; 6], [0; 6])
+            .ipv4(SOURCE, DESTINATION, 64)
+            .tcp(1, 2, 3, 4);
+        if syn {
+            step = step.syn();
+        }
+        if ack {
+            step = step.ack(1);
+        }
+        let mut frame = Vec::new();
+        step.write(&mut frame, &[]).unwrap();
+        let kind = ipv4(frame.as_slice(), 14, available(&frame)).unwrap().transport.kind;
+        assert_eq!(kind == Kind::TcpOpen, is_open, "syn {syn} ack {ack}");
+    }
+}
+
+#[test]
+fn a_super_packet_beyond_64_kib_has_its_length_in_the_frame() {
+    let mut frame = vec![0; 14 + 70_000];
+    frame[14] = 0x45;
+    frame[14 + 9] = 6;
+    frame[14 + 20 + 12] = 0x50;
+    assert_eq!(ipv4(frame.as_slice(), 14, 70_000).unwrap().len, 70_000);
+    assert_eq!(ipv4(&frame[..1014], 14, 1000), Err(ParseError::Malformed));
+}
+
+#[test]
+fn quotes_give_ports_and_checksum_as_far_as_they_go() {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([0; 6], [0; 6])
+        .ipv4(SOURCE, DESTINATION, 64)
+        .tcp(443, 50000, 3, 4)
+        .write(&mut frame, &[1; 10])
+        .unwrap();
+    for (length, ports, checksum) in [
+        (20, [[0; 2]; 2], Checksum::None),
+        (27, [[0; 2]; 2], Checksum::None),
+        (28, [443_u16.to_be_bytes(), 50000_u16.to_be_bytes()], Checksum::None),
+        (39, [443_u16.to_be_bytes(), 50000_u16.to_be_bytes()], Checksum::None),
+        (40, [443_u16.to_be_bytes(), 50000_u16.to_be_bytes()], Checksum::Plain(16)),
+    ] {
+        let quoted = ipv4_quoted(frame.as_slice(), 14, length).unwrap();
+        assert_eq!([quoted.source_port, quoted.destination_port], ports, "{length}");
+        assert_eq!(quoted.checksum, checksum, "{length}");
+        assert_eq!((quoted.source, quoted.destination), (SOURCE, DESTINATION));
+    }
+    assert_eq!(ipv4_quoted(frame.as_slice(), 14, 19), None);
+}
+
+#[test]
+fn addresses_that_stay_on_the_link_are_known() {
+    for (address, stays) in [
+        ([0, 0, 0, 0], true),
+        ([127, 0, 0, 1], true),
+        ([169, 254, 1, 1], true),
+        ([169, 253, 1, 1], false),
+        ([223, 255, 255, 255], false),
+        ([224, 0, 0, 1], true),
+        ([255, 255, 255, 255], true),
+        ([203, 0, 113, 10], false),
+    ] {
+        assert_eq!(ipv4_stays_on_link(address), stays, "{address:?}");
+    }
+    for (address, stays) in [
+        ("::", true),
+        ("::1", true),
+        ("::2", false),
+        ("fe80::1", true),
+        ("febf::1", true),
+        ("fec0::1", false),
+        ("ff02::1", true),
+        ("fd00::1", false),
+        ("2001:db8::1", false),
+    ] {
+        let octets = address.parse::<std::net::Ipv6Addr>().unwrap().octets();
+        assert_eq!(ipv6_stays_on_link(octets), stays, "{address}");
+    }
+}
