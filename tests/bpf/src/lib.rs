@@ -12,6 +12,7 @@
     reason = "test support panics at the line that is wrong"
 )]
 
+pub mod netns;
 pub mod packet;
 pub mod world;
 
