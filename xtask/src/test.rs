@@ -1,0 +1,247 @@
+//! `cargo xtask test`: the three levels, and one summary.
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+use crate::{
+    build,
+    command::{Line, cargo},
+    needs::{self, User},
+    steps::Steps,
+};
+
+/// Runs the tests: all levels, or one, or those of it whose name contains a word.
+///
+/// unit: pure parts, no root. bpf: the kernel programs, packet by packet, by the kernel's own test
+/// run. e2e: the real daemon in network namespaces. The last two need root.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Which level; all of them without it.
+    #[arg(value_enum)]
+    level: Option<Level>,
+    /// Only tests whose name contains this.
+    filter: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    Unit,
+    Bpf,
+    E2e,
+}
+
+impl Level {
+    const ALL: [Self; 3] = [Self::Unit, Self::Bpf, Self::E2e];
+
+    const fn user(self) -> User {
+        match self {
+            Self::Unit => User::TestUnit,
+            Self::Bpf => User::TestBpf,
+            Self::E2e => User::TestE2e,
+        }
+    }
+
+    const fn step(self) -> &'static str {
+        match self {
+            Self::Unit => "test unit",
+            Self::Bpf => "test bpf",
+            Self::E2e => "test e2e",
+        }
+    }
+
+    const fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Unit => &["eip-common", "eip-daemon", "eip-lab", "xtask"],
+            Self::Bpf => &["eip-bpf-tests"],
+            Self::E2e => &["eip-e2e-tests"],
+        }
+    }
+}
+
+/// What test harnesses counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Counts {
+    fn add(&mut self, other: Self) {
+        let Self {
+            passed,
+            failed,
+            skipped,
+        } = other;
+        self.passed += passed;
+        self.failed += failed;
+        self.skipped += skipped;
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let levels = args.level.map_or(Level::ALL.to_vec(), |level| vec![level]);
+    needs::require(&levels.iter().map(|level| level.user()).collect::<Vec<_>>())?;
+    let mut steps = Steps::default();
+    let counts = add_steps(&mut steps, &levels, args.filter.as_deref());
+    finish(steps, counts)
+}
+
+/// Every level, for `ci`.
+pub(crate) fn add_all(steps: &mut Steps) -> Counted {
+    Counted(add_steps(steps, &Level::ALL, None))
+}
+
+/// Counts to be shown at the very end.
+#[derive(Debug)]
+pub(crate) struct Counted(Counts);
+
+impl Counted {
+    /// The table of steps, then the counts as the closing line.
+    pub(crate) fn finish(self, steps: Steps) -> Result<()> {
+        finish(steps, self.0)
+    }
+}
+
+fn add_steps(steps: &mut Steps, levels: &[Level], filter: Option<&str>) -> Counts {
+    let mut counts = Counts::default();
+    for &level in levels {
+        steps.run(level.step(), || {
+            let of_level = run_level(level, filter)?;
+            counts.add(of_level);
+            judge(of_level, filter)
+        });
+    }
+    counts
+}
+
+fn finish(
+    steps: Steps,
+    Counts {
+        passed,
+        failed,
+        skipped,
+    }: Counts,
+) -> Result<()> {
+    let finished = steps.finish();
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    finished
+}
+
+fn run_level(level: Level, filter: Option<&str>) -> Result<Counts> {
+    if level == Level::E2e {
+        // The tests start the programs as a node does.
+        build::programs()?;
+    }
+    let mut counts = Counts::default();
+    let mut harnesses = 0;
+    let status = test_line(level, filter).run_lines(|line| {
+        println!("{line}");
+        if let Some(of_harness) = parse_result(line) {
+            counts.add(of_harness);
+            harnesses += 1;
+        }
+    })?;
+    if !status.success() && counts.failed == 0 {
+        bail!("the tests could not be built or run to their end ({status})");
+    }
+    if harnesses == 0 {
+        bail!("no test harness ran");
+    }
+    Ok(counts)
+}
+
+fn test_line(level: Level, filter: Option<&str>) -> Line {
+    let mut line = cargo("test").args(["--quiet", "--no-fail-fast"]);
+    for package in level.packages() {
+        line = line.args(["--package", package]);
+    }
+    match filter {
+        Some(filter) => line.args(["--", filter]),
+        None => line,
+    }
+}
+
+/// A level holds when all of its tests ran and passed. A test that is skipped proves nothing, and a
+/// level without tests does not exist.
+fn judge(counts: Counts, filter: Option<&str>) -> Result<()> {
+    let Counts {
+        passed,
+        failed,
+        skipped,
+    } = counts;
+    if failed > 0 {
+        bail!("{failed} failed");
+    }
+    if skipped > 0 {
+        bail!("{skipped} skipped that were expected to run");
+    }
+    match (passed, filter) {
+        (0, Some(filter)) => bail!("no test has `{filter}` in its name"),
+        (0, None) => bail!("there is no test"),
+        _ => Ok(()),
+    }
+}
+
+/// Reads the closing line of a Rust test harness.
+fn parse_result(line: &str) -> Option<Counts> {
+    let (_verdict, counted) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let count = |what: &str| {
+        counted
+            .split(';')
+            .find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
+    };
+    Some(Counts {
+        passed: count("passed")?,
+        failed: count("failed")?,
+        skipped: count("ignored")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counts, Level, judge, parse_result, test_line};
+
+    #[test]
+    fn closing_line_of_a_harness_is_counted() {
+        let line = "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; \
+                    4 filtered out; finished in 0.00s";
+        assert_eq!(
+            parse_result(line),
+            Some(Counts {
+                passed: 3,
+                failed: 1,
+                skipped: 2
+            })
+        );
+        assert_eq!(parse_result("test codec ... ok"), None);
+        assert_eq!(parse_result("test result: rubbish"), None);
+    }
+
+    #[test]
+    fn a_level_holds_only_when_tests_ran_and_none_was_skipped() {
+        let counts = |passed, failed, skipped| Counts {
+            passed,
+            failed,
+            skipped,
+        };
+        assert!(judge(counts(1, 0, 0), None).is_ok());
+        assert!(judge(counts(1, 1, 0), None).is_err());
+        assert!(judge(counts(1, 0, 1), None).is_err());
+        assert!(judge(counts(0, 0, 0), None).is_err());
+        assert!(
+            judge(counts(0, 0, 0), Some("x"))
+                .unwrap_err()
+                .to_string()
+                .contains("`x`")
+        );
+    }
+
+    #[test]
+    fn filter_goes_to_the_harness() {
+        assert_eq!(
+            test_line(Level::Bpf, Some("fragment")).to_string(),
+            "cargo test --quiet --no-fail-fast --package eip-bpf-tests -- fragment"
+        );
+    }
+}
