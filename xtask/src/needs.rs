@@ -105,12 +105,6 @@ pub(crate) static NEEDS: &[Need] = &[
         cure: Cure::Components,
     },
     Need {
-        name: "C compiler",
-        users: COMPILING,
-        look: || program("cc"),
-        cure: Cure::Package("gcc"),
-    },
-    Need {
         name: "eBPF toolchain",
         users: COMPILING,
         look: ebpf_toolchain,

@@ -135,8 +135,9 @@ fn run_level(level: Level, filter: Option<&str>) -> Result<Counts> {
     }
     let mut counts = Counts::default();
     let mut harnesses = 0;
+    let mut shown = Shown::default();
     let status = test_line(level, filter).run_lines(|line| {
-        println!("{line}");
+        shown.show(line);
         if let Some(of_harness) = parse_result(line) {
             counts.add(of_harness);
             harnesses += 1;
@@ -152,13 +153,37 @@ fn run_level(level: Level, filter: Option<&str>) -> Result<Counts> {
 }
 
 fn test_line(level: Level, filter: Option<&str>) -> Line {
-    let mut line = cargo("test").args(["--quiet", "--no-fail-fast"]);
+    let mut line = cargo("test").arg("--no-fail-fast");
     for package in level.packages() {
         line = line.args(["--package", package]);
     }
     match filter {
         Some(filter) => line.args(["--", filter]),
         None => line,
+    }
+}
+
+/// Shows the output of harnesses, but not that of those without a test (many crates have an empty
+/// one for their programs or docs) nor the blank lines around it.
+#[derive(Debug, Default)]
+struct Shown {
+    after_gap: bool,
+}
+
+impl Shown {
+    fn show(&mut self, line: &str) {
+        if self.keeps(line) {
+            println!("{line}");
+        }
+    }
+
+    fn keeps(&mut self, line: &str) -> bool {
+        let is_empty_harness =
+            line == "running 0 tests" || parse_result(line) == Some(Counts::default());
+        let is_gap = line.is_empty() || is_empty_harness;
+        let keeps = !is_empty_harness && !(is_gap && self.after_gap);
+        self.after_gap = is_gap;
+        keeps
     }
 }
 
@@ -200,7 +225,7 @@ fn parse_result(line: &str) -> Option<Counts> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Counts, Level, judge, parse_result, test_line};
+    use super::{Counts, Level, Shown, judge, parse_result, test_line};
 
     #[test]
     fn closing_line_of_a_harness_is_counted() {
@@ -238,10 +263,19 @@ mod tests {
     }
 
     #[test]
+    fn harness_without_tests_is_not_shown() {
+        let output = "\nrunning 0 tests\n\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; \
+                      9 filtered out\n\n\nrunning 1 test\ntest a ... ok\n";
+        let mut shown = Shown::default();
+        let kept: Vec<&str> = output.lines().filter(|line| shown.keeps(line)).collect();
+        assert_eq!(kept, ["", "running 1 test", "test a ... ok"]);
+    }
+
+    #[test]
     fn filter_goes_to_the_harness() {
         assert_eq!(
             test_line(Level::Bpf, Some("fragment")).to_string(),
-            "cargo test --quiet --no-fail-fast --package eip-bpf-tests -- fragment"
+            "cargo test --no-fail-fast --package eip-bpf-tests -- fragment"
         );
     }
 }
