@@ -40,6 +40,7 @@ fn main() {
     // aya-build forwards every status line of the inner cargo as a warning of this crate; warnings
     // and errors of the compiler come another way and still show.
     set_variable("CARGO_TERM_QUIET", "true".as_ref());
+    set_variable("CARGO_TERM_VERBOSE", "false".as_ref());
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../eip-ebpf");
     let built = build_ebpf(
         [Package {

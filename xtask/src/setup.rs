@@ -58,7 +58,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 pub(crate) fn ensure(force: bool) -> Result<()> {
     let cache = cache_dir()?;
     fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
-    if !force && let Some(what) = recorded() {
+    if !force
+        && let Ok(Some(toolchain)) = Toolchain::load()
+        && let Ok(what) = toolchain.describe()
+    {
         eprintln!("eBPF toolchain: {what}");
         return Ok(());
     }
@@ -81,7 +84,7 @@ pub(crate) fn ensure(force: bool) -> Result<()> {
     Ok(())
 }
 
-/// What the recorded toolchain is, if there is one and it runs.
+/// What the recorded toolchain is, if there is one and it runs; says why a recorded one does not.
 fn recorded() -> Option<String> {
     match Toolchain::load() {
         Ok(Some(toolchain)) => match toolchain.describe() {
