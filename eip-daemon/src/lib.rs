@@ -20,3 +20,7 @@ pub mod source;
 
 /// The kernel programs, as built by this crate's build script.
 pub static EBPF_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/eip"));
+
+/// Programs that do nothing, for benchmarks to compare with. The daemon does not load them.
+pub static BASELINE_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/eip-baseline"));

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
-    programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
+    programs::{SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp},
 };
 use eip_common::{
     abi::{
@@ -304,9 +304,9 @@ impl World {
             ctx_in: if context.is_empty() { None } else { Some(context) },
             ..TestRunOptions::new()
         };
-        let (code, size) = self.test_run(hook, options);
-        out.truncate(size as usize);
-        let action = match (hook, code) {
+        let result = self.test_run(hook, options);
+        out.truncate(result.data_size_out as usize);
+        let action = match (hook, result.return_value) {
             (Hook::UplinkXdp, 2) | (_, u32::MAX | 0) => Action::Pass,
             (Hook::UplinkXdp, 1) | (_, 2) => Action::Drop,
             (Hook::UplinkXdp, 4) | (_, 7) => Action::Redirect,
@@ -318,8 +318,20 @@ impl World {
         Run { action, packet: out, moved, moved_for, traffic, hook }
     }
 
-    /// Runs a program with the caller's own options; gives return value and size of the output.
-    pub fn test_run(&self, hook: Hook, options: TestRunOptions<'_>) -> (u32, u32) {
+    /// Packets that ended for a reason since the programs were loaded.
+    #[must_use]
+    pub fn total(&self, hook: Hook, reason: Reason) -> u64 {
+        let map = self.ebpf.map(map::REASONS).expect("map");
+        let map: PerCpuArray<&MapData, u64> = map.try_into().expect("an array");
+        map.get(&counter_index(hook, reason), 0).expect("a counter").iter().sum()
+    }
+
+    /// Runs a program with the caller's own options; gives the nanoseconds per run.
+    pub fn timed_run(&self, hook: Hook, options: TestRunOptions<'_>) -> u64 {
+        u64::try_from(self.test_run(hook, options).duration.as_nanos()).expect("a short run")
+    }
+
+    fn test_run(&self, hook: Hook, options: TestRunOptions<'_>) -> TestRunResult {
         let name = match hook {
             Hook::UplinkXdp => program::UPLINK_XDP,
             Hook::UplinkTc => program::UPLINK_TC,
@@ -334,8 +346,7 @@ impl World {
             let program: &SchedClassifier = program.try_into().expect("a tc program");
             program.test_run(options)
         };
-        let result = result.expect("the kernel runs the program");
-        (result.return_value, result.data_size_out)
+        result.expect("the kernel runs the program")
     }
 
     fn moved(&mut self) -> BTreeMap<(Hook, Reason), u64> {

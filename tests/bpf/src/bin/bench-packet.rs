@@ -1,0 +1,227 @@
+//! What a packet costs in each program, in nanoseconds over a program that does nothing.
+//!
+//! Run by `cargo xtask bench packet`. Programs take turns in every round, so that a slow moment of the
+//! machine hits all of them; the table shows medians of the rounds.
+//!
+//! `BPF_PROG_TEST_RUN` feeds its output back as the next input. The bindings here are therefore a
+//! full-cycle permutation of addresses: each translation gives a packet for the *next* random binding
+//! ("spread"), or for the same one ("hot"). Every row checks that each of its packets ended for the
+//! reason it claims to measure.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a program for people at a terminal")]
+
+use std::collections::BTreeMap;
+
+use aya::{
+    Ebpf,
+    programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
+};
+use eip_bpf_tests::{
+    World,
+    packet::ends,
+    world::{PORT, binding},
+};
+use eip_common::{
+    abi::{BINDING_PRIMARY, Delivery, NET_BYPASS, Vm},
+    reason::{Hook, Reason},
+};
+
+const ROUNDS: usize = 7;
+/// Runs per call: a TTL of 255 lasts that long.
+const REPEAT: u32 = 250;
+const CALLS: usize = 400;
+const BINDINGS: [u32; 4] = [1, 1024, 4096, 131_072];
+
+/// Which packets of one row follow each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spread {
+    /// All of one binding.
+    Hot,
+    /// Each of another binding.
+    Random,
+}
+
+struct Row {
+    name: String,
+    hook: Hook,
+    reason: Reason,
+    packet: Vec<u8>,
+    world: usize,
+    goal: Option<u64>,
+    samples: Vec<u64>,
+}
+
+fn main() {
+    println!("loading programs and filling maps ...");
+    let mut worlds = Vec::new();
+    let mut rows = Vec::new();
+    for spread in [Spread::Hot, Spread::Random] {
+        for count in BINDINGS {
+            if spread == Spread::Random && count == 1 {
+                continue;
+            }
+            worlds.push(filled_world(count, spread));
+            rows_for(&mut rows, worlds.len() - 1, count, spread);
+        }
+    }
+    let baseline = Baseline::load();
+    let mut floor: BTreeMap<bool, Vec<u64>> = BTreeMap::new();
+    for round in 1..=ROUNDS {
+        println!("round {round} of {ROUNDS}");
+        for is_xdp in [true, false] {
+            floor.entry(is_xdp).or_default().push(baseline.measure(is_xdp));
+        }
+        for row in &mut rows {
+            let sample = measure(&mut worlds[row.world], row);
+            row.samples.push(sample);
+        }
+    }
+    print_table(&rows, floor);
+}
+
+/// Address number `index`, as EIP and VM alike.
+fn address(index: u32) -> String {
+    let [_, b, c, d] = index.to_be_bytes();
+    format!("100.{b}.{c}.{d}")
+}
+
+/// A world in which translating address `i` gives its successor.
+fn filled_world(count: u32, spread: Spread) -> World {
+    let mut world = World::with_max_bindings(count.max(4096));
+    world.net("10.244.0.0/16", NET_BYPASS);
+    for other in ["10.96.0.0/12", "172.16.0.0/24", "192.168.7.0/24", "10.9.0.0/16", "10.8.0.0/16"] {
+        world.net(other, NET_BYPASS);
+    }
+    world.gateway("192.0.2.1", 1500);
+    for index in 0..count {
+        // An odd step is a full cycle over a power of two.
+        let next = match spread {
+            Spread::Hot => index,
+            Spread::Random => (index + 48_271) % count,
+        };
+        let (here, there) = (address(index), address(next));
+        let lane = Delivery::Xdp;
+        world.put_binding(&here, binding(&there, lane, PORT, index, BINDING_PRIMARY));
+        let vm = Vm {
+            eip: eip_bpf_tests::ip(&there),
+            port_ifindex: PORT,
+            l3_ifindex: PORT,
+            slot: index,
+            flags: 0,
+        };
+        world.put_vm(&here, vm);
+    }
+    world
+}
+
+fn rows_for(rows: &mut Vec<Row>, world: usize, count: u32, spread: Spread) {
+    let kind = if spread == Spread::Hot { "hot" } else { "spread" };
+    let mut row = |name: &str, hook, reason, packet, goal| {
+        rows.push(Row {
+            name: format!("{name}, {count} bindings, {kind}"),
+            hook,
+            reason,
+            packet,
+            world,
+            goal,
+            samples: Vec::new(),
+        });
+    };
+    let client = "198.51.100.7";
+    let eip = address(0);
+    let inbound = ends(client, &eip).ttl(255).udp(40000, 53, &[0; 18]);
+    let outbound = ends(&eip, client).ttl(255).udp(53, 40000, &[0; 18]);
+    let goal = |hot, four_thousand| match (count, spread) {
+        (1, _) => Some(hot),
+        (4096, Spread::Random) => Some(four_thousand),
+        _ => None,
+    };
+    row("xdp: express hit", Hook::UplinkXdp, Reason::DeliveredXdp, inbound.clone(), goal(90, 140));
+    row("tc in: hit", Hook::UplinkTc, Reason::DeliveredPeer, inbound, goal(120, 160));
+    row("tc out: hit", Hook::DoorOut, Reason::SentToUplink, outbound, goal(150, 190));
+    if spread == Spread::Hot {
+        let miss = ends(client, "198.51.100.9").udp(40000, 53, &[0; 18]);
+        let bypass = ends(&eip, "10.244.9.9").udp(40000, 53, &[0; 18]);
+        row("xdp: not an EIP", Hook::UplinkXdp, Reason::NotEip, miss.clone(), Some(35));
+        row("tc in: not an EIP", Hook::UplinkTc, Reason::NotEip, miss, None);
+        row("tc out: bypass", Hook::DoorOut, Reason::Bypass, bypass, None);
+    }
+}
+
+/// Median nanoseconds per packet of one round.
+fn measure(world: &mut World, row: &Row) -> u64 {
+    let before = world.total(row.hook, row.reason);
+    let mut samples: Vec<u64> = (0..CALLS)
+        .map(|_| {
+            let mut out = vec![0; row.packet.len() + 64];
+            let options = TestRunOptions {
+                data_in: Some(&row.packet),
+                data_out: Some(&mut out),
+                repeat: REPEAT,
+                ..TestRunOptions::new()
+            };
+            world.timed_run(row.hook, options)
+        })
+        .collect();
+    let ended = world.total(row.hook, row.reason) - before;
+    assert_eq!(ended, CALLS as u64 * u64::from(REPEAT), "{}: packets that ended otherwise", row.name);
+    median(&mut samples)
+}
+
+fn median(samples: &mut [u64]) -> u64 {
+    samples.sort_unstable();
+    samples[samples.len() / 2]
+}
+
+fn print_table(rows: &[Row], mut floor: BTreeMap<bool, Vec<u64>>) {
+    let xdp = median(floor.get_mut(&true).unwrap());
+    let tc = median(floor.get_mut(&false).unwrap());
+    println!("\nno-op: xdp {xdp} ns, tc {tc} ns (subtracted below)\n");
+    println!("{:<46} {:>8} {:>6} {:>6}", "", "over no-op", "ratio", "goal");
+    for row in rows {
+        let floor = if row.hook == Hook::UplinkXdp { xdp } else { tc };
+        let total = median(&mut row.samples.clone());
+        let goal = row.goal.map_or(String::new(), |goal| format!("{goal}"));
+        #[expect(clippy::cast_precision_loss, reason = "nanoseconds of one packet")]
+        let ratio = total as f64 / floor as f64;
+        let over = total.saturating_sub(floor);
+        println!("{:<46} {over:>7} ns {ratio:>6.1} {goal:>6}", row.name);
+    }
+}
+
+struct Baseline(Ebpf);
+
+impl Baseline {
+    fn load() -> Self {
+        let mut ebpf = Ebpf::load(eip_daemon::BASELINE_OBJECT).unwrap();
+        let program: &mut Xdp = ebpf.program_mut("noop_xdp").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        let program: &mut SchedClassifier = ebpf.program_mut("noop_tc").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        Self(ebpf)
+    }
+
+    fn measure(&self, is_xdp: bool) -> u64 {
+        let packet = ends("198.51.100.7", "198.51.100.9").udp(40000, 53, &[0; 18]);
+        let mut samples: Vec<u64> = (0..CALLS)
+            .map(|_| {
+                let mut out = vec![0; packet.len() + 64];
+                let options = TestRunOptions {
+                    data_in: Some(&packet),
+                    data_out: Some(&mut out),
+                    repeat: REPEAT,
+                    ..TestRunOptions::new()
+                };
+                let result = if is_xdp {
+                    let program: &Xdp = self.0.program("noop_xdp").unwrap().try_into().unwrap();
+                    program.test_run(options)
+                } else {
+                    let program: &SchedClassifier =
+                        self.0.program("noop_tc").unwrap().try_into().unwrap();
+                    program.test_run(options)
+                };
+                u64::try_from(result.unwrap().duration.as_nanos()).unwrap()
+            })
+            .collect();
+        median(&mut samples)
+    }
+}
