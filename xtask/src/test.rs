@@ -180,10 +180,9 @@ impl Shown {
     fn keeps(&mut self, line: &str) -> bool {
         let is_empty_harness =
             line == "running 0 tests" || parse_result(line) == Some(Counts::default());
-        let is_gap = line.is_empty() || is_empty_harness;
-        let keeps = !is_empty_harness && !(is_gap && self.after_gap);
-        self.after_gap = is_gap;
-        keeps
+        let is_hidden = is_empty_harness || (line.is_empty() && self.after_gap);
+        self.after_gap = is_empty_harness || line.is_empty();
+        !is_hidden
     }
 }
 
