@@ -5,6 +5,8 @@
 //! detector on: a packet outside the node with an inside address fails it.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
 mod support;
 
+#[cfg(test)]
 mod ground;
