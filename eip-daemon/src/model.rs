@@ -13,6 +13,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
     path::PathBuf,
 };
 
@@ -429,6 +430,9 @@ pub enum RuleAction {
     /// `unreachable`.
     Unreachable,
 }
+
+/// Priorities of our policy rules: every rule of ours is inside, and nobody else's is touched.
+pub const RULE_PRIORITIES: RangeInclusive<u32> = 1180..=1209;
 
 /// One of our policy rules.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

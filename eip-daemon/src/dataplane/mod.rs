@@ -1,10 +1,16 @@
 //! The kernel side as the reconciler sees it: read the node, read back what is ours, change it.
 
+mod adopt;
+mod attach;
+mod bpf;
 pub mod cleanup;
 pub mod features;
 pub mod inspect;
 mod kernel;
+mod maps;
+mod netlink;
 mod options;
+mod view;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -13,7 +19,11 @@ use eip_common::{
     reason::{Hook, Reason},
 };
 
-pub use kernel::{KernelDataPlane, OpenError};
+pub use attach::AttachError;
+pub use bpf::OpenError;
+pub use kernel::KernelDataPlane;
+pub use maps::shape::PinProblem;
+pub use netlink::NetlinkError;
 pub use options::{
     DEFAULT_BPFFS, DEFAULT_ROUTE_TABLE, DataPlaneOptions, link_directory, map_directory,
     pin_directory,
@@ -41,6 +51,20 @@ pub enum DataPlaneError {
         #[source]
         source: aya::maps::MapError,
     },
+    /// An EIP of one family was given to a VM address of the other. No such plan is ever made.
+    #[error("bind {eip} to {vm}: not the same address family")]
+    MixedFamilies {
+        /// The EIP.
+        eip: IpAddr,
+        /// The VM.
+        vm: IpAddr,
+    },
+    /// A program could not be attached, replaced or taken off.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The kernel refused a look or a change over netlink.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
 }
 
 /// What the reconciler needs from the kernel. Tests of the reconciler use one in memory.

@@ -1,0 +1,282 @@
+//! Recognises what is attached: by this process, by an earlier one, or no longer.
+//!
+//! Three things together make an attachment of ours: a pin (or, with clsact, a filter with the name of
+//! our program), the kernel's word that the program runs on the interface, and the number of the
+//! program. Only the program of this process counts as in place, so that an upgraded daemon replaces
+//! what its predecessor left, and whatever somebody detached is attached again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use aya::programs::ProgramError;
+use eip_common::reason::Hook;
+
+use super::{
+    attach::{self, AttachError, TcPlace, WithoutXdp, tc_place},
+    bpf::{Programs, program_name},
+    inspect::{AttachMode, Attachment},
+    netlink::{NetlinkError, RouteClient, filters, links::Interface},
+};
+use crate::model::{TcMode, UplinkState, XdpMode};
+
+/// The two programs of a door.
+pub(super) const DOOR_HOOKS: [Hook; 2] = [Hook::DoorIn, Hook::DoorOut];
+
+/// What of ours is on the interfaces.
+#[derive(Debug, Default)]
+pub(super) struct Census {
+    /// Programs that run, whichever process loaded them.
+    pub(super) attachments: Vec<Attachment>,
+    /// Everything with a pin or a filter of ours, running or not.
+    traces: BTreeSet<(u32, Hook)>,
+}
+
+/// Reads pins, hooks and filters.
+pub(super) async fn take_census(
+    client: &RouteClient,
+    directory: &Path,
+    interfaces: &BTreeMap<u32, Interface>,
+) -> Result<Census, AttachError> {
+    let mut census = Census::default();
+    for (ifindex, hook) in pins(directory) {
+        census.traces.insert((ifindex, hook));
+        let Some(interface) = interfaces.get(&ifindex) else {
+            continue;
+        };
+        let path = attach::link_path(directory, ifindex, hook);
+        let running = match tc_place(hook) {
+            Some(place) => running_tcx(interface, hook, place)
+                .map_err(|source| unreadable(hook, interface, source))?,
+            None => running_xdp(interface),
+        };
+        let link_id = attach::link_id(&path);
+        census
+            .attachments
+            .extend(running.map(|(mode, program_id)| Attachment {
+                ifindex,
+                interface: interface.link.name.clone(),
+                hook,
+                mode,
+                link_id,
+                program_id,
+            }));
+    }
+    census.add_filters(client, interfaces).await?;
+    Ok(census)
+}
+
+/// Judges the census: which interfaces are complete, and which only carry something of ours.
+pub(super) struct Judge<'a> {
+    pub(super) programs: &'a Programs,
+    pub(super) interfaces: &'a BTreeMap<u32, Interface>,
+    pub(super) uplink_mtus: &'a BTreeMap<u32, u32>,
+    pub(super) without_xdp: &'a BTreeMap<u32, WithoutXdp>,
+    pub(super) tc_mode: TcMode,
+    pub(super) xdp_mode: XdpMode,
+}
+
+/// The verdict.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Standing {
+    /// Complete uplinks.
+    pub(super) uplinks: BTreeMap<u32, UplinkState>,
+    /// Complete doors.
+    pub(super) ports: BTreeSet<u32>,
+    /// Hooks that belong to nothing complete.
+    pub(super) strays: BTreeSet<(u32, Hook)>,
+    /// Uplink map entries without a complete uplink.
+    pub(super) stray_entries: BTreeSet<u32>,
+}
+
+impl Standing {
+    /// The interfaces of everything that is not complete.
+    pub(super) fn leftovers(&self) -> BTreeSet<u32> {
+        let hooks = self.strays.iter().map(|(ifindex, _)| *ifindex);
+        hooks.chain(self.stray_entries.iter().copied()).collect()
+    }
+}
+
+impl Judge<'_> {
+    /// Sorts everything of ours into complete and stray.
+    pub(super) fn judge(&self, census: &Census) -> Standing {
+        let mut standing = Standing::default();
+        for (ifindex, interface) in self.interfaces {
+            let runs = |hook| self.runs(census, *ifindex, hook);
+            if DOOR_HOOKS.into_iter().all(runs) {
+                standing.ports.insert(*ifindex);
+            }
+            let mtu = self.uplink_mtus.get(ifindex).copied();
+            if let Some(mtu) = mtu.filter(|_| self.is_uplink_attached(census, interface)) {
+                let name = interface.link.name.clone();
+                standing.uplinks.insert(*ifindex, UplinkState { name, mtu });
+            }
+        }
+        let is_complete = |ifindex: &u32, hook: &Hook| {
+            if DOOR_HOOKS.contains(hook) {
+                standing.ports.contains(ifindex)
+            } else {
+                standing.uplinks.contains_key(ifindex)
+            }
+        };
+        let strays = census
+            .traces
+            .iter()
+            .filter(|(ifindex, hook)| !is_complete(ifindex, hook));
+        standing.strays = strays.copied().collect();
+        let entries = self.uplink_mtus.keys();
+        standing.stray_entries = entries
+            .filter(|ifindex| !standing.uplinks.contains_key(ifindex))
+            .copied()
+            .collect();
+        standing
+    }
+
+    fn is_uplink_attached(&self, census: &Census, interface: &Interface) -> bool {
+        let ifindex = interface.link.ifindex;
+        self.runs(census, ifindex, Hook::UplinkTc) && self.is_xdp_right(census, interface)
+    }
+
+    fn is_xdp_right(&self, census: &Census, interface: &Interface) -> bool {
+        let ifindex = interface.link.ifindex;
+        if self.xdp_mode == XdpMode::Off {
+            return !census.traces.contains(&(ifindex, Hook::UplinkXdp));
+        }
+        if self.runs(census, ifindex, Hook::UplinkXdp) {
+            return true;
+        }
+        match self.without_xdp.get(&ifindex) {
+            // The other program may have gone: then it is our turn.
+            Some(WithoutXdp::Foreign) => interface.xdp.is_some(),
+            Some(WithoutXdp::Unsupported) => true,
+            None => false,
+        }
+    }
+
+    /// The program of this process runs there, once, and in a way that is allowed.
+    fn runs(&self, census: &Census, ifindex: u32, hook: Hook) -> bool {
+        let mut at_hook = census
+            .attachments
+            .iter()
+            .filter(|attachment| attachment.ifindex == ifindex && attachment.hook == hook);
+        let first = at_hook.next();
+        at_hook.next().is_none()
+            && first.is_some_and(|attachment| {
+                attachment.program_id == self.programs.id(hook) && self.is_allowed(attachment.mode)
+            })
+    }
+
+    const fn is_allowed(&self, mode: AttachMode) -> bool {
+        match mode {
+            AttachMode::XdpNative => !matches!(self.xdp_mode, XdpMode::Generic | XdpMode::Off),
+            AttachMode::XdpGeneric => !matches!(self.xdp_mode, XdpMode::Native | XdpMode::Off),
+            AttachMode::Tcx => !matches!(self.tc_mode, TcMode::Clsact),
+            AttachMode::Clsact => !matches!(self.tc_mode, TcMode::Tcx),
+        }
+    }
+}
+
+impl Census {
+    async fn add_filters(
+        &mut self,
+        client: &RouteClient,
+        interfaces: &BTreeMap<u32, Interface>,
+    ) -> Result<(), NetlinkError> {
+        for ifindex in filters::interfaces(client).await? {
+            let Some(interface) = interfaces.get(&ifindex) else {
+                continue;
+            };
+            for (hook, place) in tc_hooks() {
+                for filter in filters::list(client, ifindex, place.side).await? {
+                    if filter.program.as_deref() != Some(program_name(hook)) {
+                        continue;
+                    }
+                    self.traces.insert((ifindex, hook));
+                    self.attachments.push(Attachment {
+                        ifindex,
+                        interface: interface.link.name.clone(),
+                        hook,
+                        mode: AttachMode::Clsact,
+                        link_id: None,
+                        program_id: filter.program_id.unwrap_or(0),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The hooks of tc with their places.
+pub(super) fn tc_hooks() -> impl Iterator<Item = (Hook, TcPlace)> {
+    Hook::ALL
+        .into_iter()
+        .filter_map(|hook| Some((hook, tc_place(hook)?)))
+}
+
+/// All pinned links by interface and hook. Other names in the directory are not ours.
+pub(super) fn pins(directory: &Path) -> BTreeSet<(u32, Hook)> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| parse_pin(entry.file_name().to_str()?))
+        .collect()
+}
+
+fn parse_pin(name: &str) -> Option<(u32, Hook)> {
+    let (ifindex, hook) = name.split_once('-')?;
+    let hook = Hook::ALL.into_iter().find(|known| known.name() == hook)?;
+    Some((ifindex.parse().ok()?, hook))
+}
+
+/// Of programs with our name at the hook the last is the newest.
+fn running_tcx(
+    interface: &Interface,
+    hook: Hook,
+    place: TcPlace,
+) -> Result<Option<(AttachMode, u32)>, ProgramError> {
+    let programs = attach::tcx_programs(&interface.link.name, place.attach_type)?;
+    let ours = programs
+        .into_iter()
+        .filter(|program| program.name == program_name(hook));
+    Ok(ours
+        .map(|program| (AttachMode::Tcx, program.id))
+        .max_by_key(|(_, id)| *id))
+}
+
+fn running_xdp(interface: &Interface) -> Option<(AttachMode, u32)> {
+    let program = interface.xdp?;
+    let mode = if program.is_native {
+        AttachMode::XdpNative
+    } else {
+        AttachMode::XdpGeneric
+    };
+    Some((mode, program.id))
+}
+
+fn unreadable(hook: Hook, interface: &Interface, source: ProgramError) -> AttachError {
+    let interface = interface.link.name.clone();
+    AttachError::Kernel {
+        program: program_name(hook),
+        interface,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eip_common::reason::Hook;
+
+    use super::parse_pin;
+
+    #[test]
+    fn a_pin_names_its_interface_and_hook() {
+        for hook in Hook::ALL {
+            assert_eq!(parse_pin(&format!("12-{}", hook.name())), Some((12, hook)));
+        }
+        for other in ["", "12", "x-door-in", "12-door", "-door-in", "12-door-in-2"] {
+            assert_eq!(parse_pin(other), None, "{other}");
+        }
+    }
+}
