@@ -11,6 +11,11 @@ use crate::addr::{Ipv4Wire, Ipv6Wire, Port};
 pub const ETHERNET_LEN: usize = 14;
 /// Length of an IPv4 header without options.
 pub const IPV4_LEN: usize = 20;
+/// Length of the fixed IPv6 header.
+pub const IPV6_LEN: usize = 40;
+/// Extension headers that are followed before a packet counts as malformed. RFC 8200 section 4.1
+/// lists six kinds, of which destination options may come twice.
+pub const MAX_EXTENSIONS: usize = 7;
 
 /// Ethertype of IPv4.
 pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
@@ -31,6 +36,8 @@ pub mod protocol {
     pub const UDP: u8 = 17;
     /// DCCP.
     pub const DCCP: u8 = 33;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
     /// SCTP.
     pub const SCTP: u8 = 132;
     /// UDP-Lite.
@@ -102,6 +109,8 @@ pub enum Kind {
     Tcp(usize),
     /// An ICMP error: it quotes a packet of the other direction.
     IcmpError,
+    /// Neighbour discovery (RFC 4861): never leaves the link, whatever its addresses.
+    Discovery,
     /// Everything else, later fragments included.
     Other,
 }
@@ -227,6 +236,7 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, l4: usize, number: u8, len: u32) -> O
             Some(ports(&header, Checksum::None))
         }
         protocol::ICMP => icmp(bytes, l4, len),
+        protocol::ICMPV6 => icmpv6(bytes, l4, len),
         _ => Some(Transport::OPAQUE),
     }
 }
@@ -274,6 +284,224 @@ fn icmp<B: Bytes + ?Sized>(bytes: &B, l4: usize, len: u32) -> Option<Transport> 
         3 | 4 | 5 | 11 | 12 => Transport { kind: Kind::IcmpError, ..Transport::OPAQUE },
         _ => Transport::OPAQUE,
     })
+}
+
+/// ICMPv6 has the pseudo header in its checksum (RFC 4443 section 2.3).
+#[inline(always)]
+fn icmpv6<B: Bytes + ?Sized>(bytes: &B, l4: usize, len: u32) -> Option<Transport> {
+    let header: [u8; 8] = sized(bytes, l4, len)?;
+    let opaque = Transport { checksum: Checksum::Plain(2), ..Transport::OPAQUE };
+    Some(match header[0] {
+        128 | 129 => {
+            let id = [header[4], header[5]];
+            Transport { source: id, destination: id, ..opaque }
+        }
+        0..=127 => Transport { kind: Kind::IcmpError, ..opaque },
+        133..=137 => Transport { kind: Kind::Discovery, ..opaque },
+        _ => opaque,
+    })
+}
+
+/// What stands behind the fixed header of an IPv6 packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Chain {
+    protocol: u8,
+    l4: usize,
+    fragment: Fragment,
+    id: [u8; 4],
+}
+
+/// Whether a next-header value is an extension header that is followed.
+#[inline(always)]
+#[must_use]
+pub const fn is_ipv6_extension(next: u8) -> bool {
+    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
+}
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+
+/// Follows extension headers (RFC 8200 section 4) from `at` to the transport header, or to the
+/// fragment header of a later fragment. `None` for a chain that is cut short, longer than
+/// [`MAX_EXTENSIONS`], or that routes through the destination: its checksum would be about an address
+/// that stands elsewhere (RFC 8200 section 8.1), and the VM is no router (RFC 5095).
+#[inline(always)]
+fn ipv6_chain<B: Bytes + ?Sized>(bytes: &B, l3: usize, first: u8, len: u32) -> Option<Chain> {
+    let mut chain =
+        Chain { protocol: first, l4: l3 + IPV6_LEN, fragment: Fragment::Whole, id: [0; 4] };
+    let mut left = len.checked_sub(40)?;
+    let mut followed = 0;
+    while followed < MAX_EXTENSIONS {
+        if !is_ipv6_extension(chain.protocol) || chain.fragment == Fragment::Later {
+            return Some(chain);
+        }
+        let header: [u8; 8] = sized(bytes, chain.l4, left)?;
+        let size = match chain.protocol {
+            FRAGMENT => {
+                chain.fragment = ipv6_fragment(&header);
+                chain.id = [header[4], header[5], header[6], header[7]];
+                8
+            }
+            ROUTING if header[3] != 0 => return None,
+            AUTHENTICATION => (u32::from(header[1]) + 2) * 4,
+            _ => (u32::from(header[1]) + 1) * 8,
+        };
+        left = left.checked_sub(size)?;
+        chain.l4 += size as usize;
+        chain.protocol = header[0];
+        followed += 1;
+    }
+    None
+}
+
+#[inline(always)]
+fn ipv6_fragment(header: &[u8; 8]) -> Fragment {
+    let field = u16::from_be_bytes([header[2], header[3]]);
+    match (field & 0xfff8, field & 1) {
+        // An atomic fragment (RFC 6946) is a whole packet with an odd header.
+        (0, 0) => Fragment::Whole,
+        (0, _) => Fragment::First,
+        _ => Fragment::Later,
+    }
+}
+
+/// Reads the IPv6 packet at `l3`; otherwise as [`ipv4`].
+///
+/// # Errors
+/// See [`ParseError`].
+#[inline(always)]
+pub fn ipv6<B: Bytes + ?Sized>(
+    bytes: &B,
+    l3: usize,
+    available: u32,
+) -> Result<Headers<Ipv6Wire>, ParseError> {
+    let (header, len) = ipv6_fixed(bytes, l3, available)?;
+    let chain = ipv6_chain(bytes, l3, header[6], len).ok_or(ParseError::Malformed)?;
+    ipv6_headers(bytes, l3, &header, len, chain)
+}
+
+/// As [`ipv6`] for packets without extension headers; those with are malformed to it. Everything
+/// stands at constant offsets.
+///
+/// # Errors
+/// See [`ParseError`].
+#[inline(always)]
+pub fn ipv6_plain<B: Bytes + ?Sized>(
+    bytes: &B,
+    l3: usize,
+    available: u32,
+) -> Result<Headers<Ipv6Wire>, ParseError> {
+    let (header, len) = ipv6_fixed(bytes, l3, available)?;
+    if is_ipv6_extension(header[6]) {
+        return Err(ParseError::Malformed);
+    }
+    let chain =
+        Chain { protocol: header[6], l4: l3 + IPV6_LEN, fragment: Fragment::Whole, id: [0; 4] };
+    ipv6_headers(bytes, l3, &header, len, chain)
+}
+
+/// The fixed header and the length of the packet.
+#[inline(always)]
+fn ipv6_fixed<B: Bytes + ?Sized>(
+    bytes: &B,
+    l3: usize,
+    available: u32,
+) -> Result<([u8; IPV6_LEN], u32), ParseError> {
+    let header: [u8; IPV6_LEN] = bytes.read(l3).ok_or(ParseError::NotIp)?;
+    if header[0] >> 4 != 6 {
+        return Err(ParseError::NotIp);
+    }
+    let len = ipv6_len(&header, available);
+    if len > available { Err(ParseError::Malformed) } else { Ok((header, len)) }
+}
+
+#[inline(always)]
+fn ipv6_headers<B: Bytes + ?Sized>(
+    bytes: &B,
+    l3: usize,
+    header: &[u8; IPV6_LEN],
+    len: u32,
+    chain: Chain,
+) -> Result<Headers<Ipv6Wire>, ParseError> {
+    let transport = match chain.fragment {
+        Fragment::Later => Transport::OPAQUE,
+        Fragment::Whole | Fragment::First => {
+            #[expect(clippy::cast_possible_truncation, reason = "inside the packet")]
+            let before = (chain.l4 - l3) as u32;
+            let left = len.checked_sub(before).ok_or(ParseError::Malformed)?;
+            transport(bytes, chain.l4, chain.protocol, left).ok_or(ParseError::Malformed)?
+        }
+    };
+    Ok(Headers {
+        source: ipv6_address(header, 8),
+        destination: ipv6_address(header, 24),
+        ttl: header[7],
+        protocol: chain.protocol,
+        id: chain.id,
+        fragment: chain.fragment,
+        l3,
+        l4: chain.l4,
+        len,
+        transport,
+    })
+}
+
+/// Payload length plus header. A super-packet beyond 64 KiB has zero there (RFC 2675).
+#[inline(always)]
+fn ipv6_len(header: &[u8; IPV6_LEN], available: u32) -> u32 {
+    let payload = u32::from(u16::from_be_bytes([header[4], header[5]]));
+    if payload == 0 && available > 40 + 0xffff { available } else { payload + 40 }
+}
+
+/// An address inside the fixed header.
+#[inline(always)]
+#[must_use]
+pub fn ipv6_address(header: &[u8; IPV6_LEN], at: usize) -> Ipv6Wire {
+    let mut address = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        address[i] = header[at + i];
+        i += 1;
+    }
+    address
+}
+
+/// Reads the IPv6 packet quoted at `l3`; otherwise as [`ipv4_quoted`]. Behind a chain that is cut
+/// short or too long nothing is read.
+#[inline(always)]
+pub fn ipv6_quoted<B: Bytes + ?Sized>(
+    bytes: &B,
+    l3: usize,
+    available: u32,
+) -> Option<Quoted<Ipv6Wire>> {
+    let header: [u8; IPV6_LEN] = sized(bytes, l3, available)?;
+    if header[0] >> 4 != 6 {
+        return None;
+    }
+    let mut quoted = Quoted {
+        source: ipv6_address(&header, 8),
+        destination: ipv6_address(&header, 24),
+        protocol: header[6],
+        l4: l3 + IPV6_LEN,
+        source_port: [0; 2],
+        destination_port: [0; 2],
+        checksum: Checksum::None,
+    };
+    if let Some(chain) = ipv6_chain(bytes, l3, header[6], available)
+        && chain.fragment != Fragment::Later
+    {
+        #[expect(clippy::cast_possible_truncation, reason = "inside the packet")]
+        let before = (chain.l4 - l3) as u32;
+        let left = available - before;
+        quoted.protocol = chain.protocol;
+        quoted.l4 = chain.l4;
+        (quoted.source_port, quoted.destination_port, quoted.checksum) =
+            quoted_transport(bytes, chain.l4, chain.protocol, left);
+    }
+    Some(quoted)
 }
 
 /// A destination that never leaves the link: this network, link-local, multicast, reserved and
@@ -365,6 +593,10 @@ fn quoted_transport<B: Bytes + ?Sized>(
         protocol::ICMP => {
             let id = [header[4], header[5]];
             (id, id, Checksum::None)
+        }
+        protocol::ICMPV6 => {
+            let id = if matches!(header[0], 128 | 129) { [header[4], header[5]] } else { [0; 2] };
+            (id, id, Checksum::Plain(2))
         }
         _ => ([0; 2], [0; 2], Checksum::None),
     }

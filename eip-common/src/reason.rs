@@ -267,6 +267,10 @@ reasons! {
     WrongPort = 25, "wrong-port", Pass, true,
         "A packet for an elastic IP came to a port that is not its VM's (flooded by a bridge).",
         "Nothing, if rare: the bridge had not learnt the VM's port yet.";
+    /// IPv6, which the programs do not translate yet.
+    Ipv6 = 26, "ipv6", Pass, false,
+        "An IPv6 packet: it passes with the addresses it has.",
+        "Nothing: elastic IPs are IPv4 in this version.";
 }
 
 /// Room for reasons per hook in the counter array: adding a reason does not change the layout.
@@ -316,7 +320,7 @@ mod tests {
         let names: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
         assert_eq!(names.len(), Reason::ALL.len());
         for name in names {
-            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{name}");
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'), "{name}");
         }
     }
 }

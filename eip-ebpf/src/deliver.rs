@@ -83,7 +83,7 @@ pub(crate) fn is_larger_than<A>(skb: &Skb<'_>, headers: &Headers<A>, mtu: u32) -
     let transport = match headers.transport.kind {
         Kind::Tcp(len) => len,
         // UDP; anything else that segments is left to the kernel by its size.
-        Kind::TcpOpen | Kind::IcmpError | Kind::Other => 8,
+        Kind::TcpOpen | Kind::IcmpError | Kind::Discovery | Kind::Other => 8,
     };
     #[expect(clippy::cast_possible_truncation, reason = "header lengths")]
     let before = (headers.l4 - headers.l3 + transport) as u32;

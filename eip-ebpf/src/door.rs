@@ -2,7 +2,7 @@
 
 use eip_common::{
     abi::{Binding, NET_BYPASS, NET_EIP, VM_MANY_EIPS, VM_STACK_LANE, Vm},
-    parse::Headers,
+    parse::{Headers, Kind},
     reason::Reason,
 };
 
@@ -18,8 +18,7 @@ use crate::{
 /// tc egress of the port: whatever reaches the VM by the kernel's hand.
 #[inline(always)]
 pub(crate) fn enter<A: Family>(skb: &Skb<'_>) -> Verdict {
-    let view = skb.view();
-    let Some((_, destination)) = A::addresses(&view) else {
+    let Some((_, destination)) = A::addresses(&skb.view()) else {
         return Verdict::of(Reason::NotIp);
     };
     let Some(binding) = A::binding(destination) else {
@@ -28,7 +27,7 @@ pub(crate) fn enter<A: Family>(skb: &Skb<'_>) -> Verdict {
     if binding.port_ifindex != skb.ifindex() {
         return Verdict::of_binding(Reason::WrongPort, binding.slot);
     }
-    let Ok(headers) = A::headers(&view, skb.len() - 14) else {
+    let Ok(headers) = A::headers(skb) else {
         return Verdict::of_binding(Reason::Malformed, binding.slot);
     };
     flow::remember(&headers, &binding, headers.source, A::net(headers.source));
@@ -53,7 +52,7 @@ fn enter_direct<A: Family>(skb: &Skb<'_>, destination: A) -> Verdict {
     let Some(vm) = A::vm(destination) else {
         return Verdict::of(Reason::NotEip);
     };
-    if let Ok(headers) = A::headers(&skb.view(), skb.len() - 14) {
+    if let Ok(headers) = A::headers(skb) {
         flow::forget_for_direct(&headers);
     }
     Verdict::of_binding(Reason::Direct, vm.slot)
@@ -62,8 +61,7 @@ fn enter_direct<A: Family>(skb: &Skb<'_>, destination: A) -> Verdict {
 /// tc ingress of the port: whatever the VM sends.
 #[inline(always)]
 pub(crate) fn leave<A: Family>(skb: &Skb<'_>) -> Verdict {
-    let view = skb.view();
-    let Some((source, destination)) = A::addresses(&view) else {
+    let Some((source, destination)) = A::addresses(&skb.view()) else {
         return Verdict::of(Reason::NotIp);
     };
     let Some(vm) = A::vm(source) else {
@@ -72,10 +70,10 @@ pub(crate) fn leave<A: Family>(skb: &Skb<'_>) -> Verdict {
     if vm.port_ifindex != skb.ifindex() {
         return Verdict::of_binding(Reason::SpoofedVm, vm.slot);
     }
-    let Ok(headers) = A::headers(&view, skb.len() - 14) else {
+    let Ok(headers) = A::headers(skb) else {
         return Verdict::of_binding(Reason::Malformed, vm.slot);
     };
-    if destination.stays_on_link() {
+    if destination.stays_on_link() || headers.transport.kind == Kind::Discovery {
         return Verdict::of_binding(Reason::LinkScope, vm.slot);
     }
     let net = A::net(destination);

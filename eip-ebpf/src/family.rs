@@ -6,14 +6,24 @@ use eip_common::{
     parse::{self, Bytes, ETHERNET_LEN, Headers, IPV4_LEN, ParseError, Quoted},
 };
 
-use crate::{maps::Address, packet::Skb, quote, rewrite::Translate};
+use crate::{
+    maps::Address,
+    packet::{Skb, View},
+    quote,
+    rewrite::Translate,
+};
 
 /// See the module.
 pub(crate) trait Family: Address + Translate {
     /// Source and destination, before anything else is looked at.
     fn addresses<B: Bytes>(bytes: &B) -> Option<(Self, Self)>;
-    /// The whole packet; `available` bytes from the IP header to the end of the frame.
-    fn headers<B: Bytes>(bytes: &B, available: u32) -> Result<Headers<Self>, ParseError>;
+    /// Where the transport header stands without options or extensions: a constant the express lane
+    /// relies on.
+    const PLAIN_L4: usize;
+    /// A packet in tc.
+    fn headers(skb: &Skb<'_>) -> Result<Headers<Self>, ParseError>;
+    /// A frame in XDP without options or extensions; others are malformed to it.
+    fn plain_headers(view: View<'_>) -> Result<Headers<Self>, ParseError>;
     /// The packet an ICMP error quotes.
     fn quoted(skb: &Skb<'_>, headers: &Headers<Self>) -> Option<Quoted<Self>>;
 }
@@ -31,9 +41,17 @@ impl Family for Ipv4Wire {
         ))
     }
 
+    const PLAIN_L4: usize = ETHERNET_LEN + IPV4_LEN;
+
     #[inline(always)]
-    fn headers<B: Bytes>(bytes: &B, available: u32) -> Result<Headers<Self>, ParseError> {
-        parse::ipv4(bytes, ETHERNET_LEN, available)
+    fn headers(skb: &Skb<'_>) -> Result<Headers<Self>, ParseError> {
+        parse::ipv4(&skb.view(), ETHERNET_LEN, skb.l3_len())
+    }
+
+    #[inline(always)]
+    fn plain_headers(view: View<'_>) -> Result<Headers<Self>, ParseError> {
+        let headers = parse::ipv4(&view, ETHERNET_LEN, view.l3_len())?;
+        if headers.l4 == Self::PLAIN_L4 { Ok(headers) } else { Err(ParseError::Malformed) }
     }
 
     #[inline(always)]

@@ -53,7 +53,7 @@ pub(crate) fn remember<A: Family>(
 pub(crate) fn forget_for_direct<A: Family>(headers: &Headers<A>) {
     let is_opening = match headers.transport.kind {
         Kind::TcpOpen | Kind::Other => true,
-        Kind::Tcp(_) | Kind::IcmpError => false,
+        Kind::Tcp(_) | Kind::IcmpError | Kind::Discovery => false,
     };
     if !is_opening || headers.fragment == Fragment::Later {
         return;

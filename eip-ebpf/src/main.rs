@@ -61,7 +61,8 @@ fn eip_uplink_xdp(context: XdpContext) -> u32 {
     let verdict = match carries(frame.view()) {
         Carries::Ipv4 => uplink::classify::<Ipv4Wire>(&frame),
         Carries::Tag => Verdict::of(Reason::Tagged),
-        Carries::Ipv6 | Carries::Other => Verdict::of(Reason::NotIp),
+        Carries::Ipv6 => Verdict::of(Reason::Ipv6),
+        Carries::Other => Verdict::of(Reason::NotIp),
     };
     verdict.finish_xdp(Hook::UplinkXdp)
 }
@@ -72,7 +73,8 @@ fn eip_uplink_tc(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
     let verdict = match carries(skb.view()) {
         Carries::Ipv4 => uplink::receive::<Ipv4Wire>(&skb),
-        Carries::Ipv6 | Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
+        Carries::Ipv6 => Verdict::of(Reason::Ipv6),
+        Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
     };
     verdict.finish_tc(Hook::UplinkTc)
 }
@@ -83,7 +85,8 @@ fn eip_door_in(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
     let verdict = match carries(skb.view()) {
         Carries::Ipv4 => door::enter::<Ipv4Wire>(&skb),
-        Carries::Ipv6 | Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
+        Carries::Ipv6 => Verdict::of(Reason::Ipv6),
+        Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
     };
     verdict.finish_tc(Hook::DoorIn)
 }
@@ -94,7 +97,8 @@ fn eip_door_out(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
     let verdict = match carries(skb.view()) {
         Carries::Ipv4 => door::leave::<Ipv4Wire>(&skb),
-        Carries::Ipv6 | Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
+        Carries::Ipv6 => Verdict::of(Reason::Ipv6),
+        Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
     };
     verdict.finish_tc(Hook::DoorOut)
 }

@@ -48,10 +48,12 @@ impl View<'_> {
         Some(())
     }
 
-    /// Bytes that can be read directly.
+    /// Bytes from the IP header to the end of the directly readable part.
     #[inline(always)]
-    pub(crate) const fn len(&self) -> usize {
-        self.end - self.start
+    pub(crate) fn l3_len(&self) -> u32 {
+        #[expect(clippy::cast_possible_truncation, reason = "a frame is shorter than 4 GiB")]
+        let len = (self.end - self.start) as u32;
+        len.saturating_sub(L2)
     }
 }
 
@@ -90,8 +92,10 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// Length of an Ethernet header.
+const L2: u32 = 14;
 /// Longest headers the programs read directly: Ethernet, IPv4 with options, TCP without.
-const HEADERS: u32 = 14 + 60 + 20;
+const HEADERS: u32 = L2 + 60 + 20;
 
 /// A packet in tc.
 pub(crate) struct Skb<'a>(&'a TcContext);
@@ -123,10 +127,10 @@ impl<'a> Skb<'a> {
         View { start: self.0.data(), end: self.0.data_end(), packet: PhantomData }
     }
 
-    /// Length of the whole packet with its Ethernet header.
+    /// Bytes from the IP header to the end of the packet.
     #[inline(always)]
-    pub(crate) fn len(&self) -> u32 {
-        self.0.len()
+    pub(crate) fn l3_len(&self) -> u32 {
+        self.0.len().saturating_sub(L2)
     }
 
     /// The interface it is on.

@@ -41,8 +41,10 @@ pub(crate) enum Hop {
 pub(crate) trait Translate: Sized {
     /// Sum of the changed addresses.
     fn delta(headers: &Headers<Self>, change: &Change<Self>) -> Delta;
-    /// Rewrites the IP header with direct stores.
-    fn rewrite_header(view: View<'_>, change: &Change<Self>) -> Option<()>;
+    /// Rewrites the IP header of a frame in XDP.
+    fn rewrite_frame(view: View<'_>, change: &Change<Self>) -> Option<()>;
+    /// Rewrites the IP header of a packet in tc.
+    fn rewrite_header(skb: &Skb<'_>, change: &Change<Self>) -> Option<()>;
     /// Translates the packet quoted by an ICMP error.
     fn rewrite_quote(
         skb: &Skb<'_>,
@@ -59,11 +61,10 @@ pub(crate) fn translate<A: Translate>(
     change: &Change<A>,
 ) -> Result<(), Reason> {
     let delta = A::delta(headers, change);
-    let view = skb.view();
     if let Some((destination, source)) = change.macs {
-        write_macs(view, destination, source).ok_or(Reason::RewriteFailed)?;
+        write_macs(skb.view(), destination, source).ok_or(Reason::RewriteFailed)?;
     }
-    A::rewrite_header(view, change).ok_or(Reason::RewriteFailed)?;
+    A::rewrite_header(skb, change).ok_or(Reason::RewriteFailed)?;
     skb.update_checksum(headers.l4, headers.transport.checksum, delta).ok_or(Reason::RewriteFailed)?;
     if headers.transport.kind == Kind::IcmpError {
         A::rewrite_quote(skb, headers, change)?;
@@ -90,7 +91,7 @@ pub(crate) fn translate_frame<A: Translate>(
     if let Some((destination, source)) = change.macs {
         write_macs(view, destination, source).ok_or(Reason::RewriteFailed)?;
     }
-    A::rewrite_header(view, change).ok_or(Reason::RewriteFailed)?;
+    A::rewrite_frame(view, change).ok_or(Reason::RewriteFailed)?;
     match headers.transport.checksum {
         Checksum::None => Some(()),
         Checksum::Plain(_) => view.write(at, delta.applied_to(old)),
@@ -116,7 +117,12 @@ impl Translate for Ipv4Wire {
     }
 
     #[inline(always)]
-    fn rewrite_header(view: View<'_>, change: &Change<Self>) -> Option<()> {
+    fn rewrite_header(skb: &Skb<'_>, change: &Change<Self>) -> Option<()> {
+        Self::rewrite_frame(skb.view(), change)
+    }
+
+    #[inline(always)]
+    fn rewrite_frame(view: View<'_>, change: &Change<Self>) -> Option<()> {
         let old: [u8; IPV4_LEN] = view.read(ETHERNET_LEN)?;
         let mut new = old;
         if change.hop == Hop::Used {

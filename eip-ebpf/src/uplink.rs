@@ -4,7 +4,7 @@ use eip_common::{
     abi::{BINDING_SHARES_VM, Binding, Delivery, NET_BYPASS, NET_EIP},
     parse::{
         Bytes, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN,
-        Fragment, Headers, IPV4_LEN, Kind, ParseError,
+        Fragment, Headers, Kind, ParseError,
     },
     reason::Reason,
 };
@@ -47,16 +47,18 @@ pub(crate) fn carries(view: View<'_>) -> Carries {
 /// tc ingress: checks the sender and delivers.
 #[inline(always)]
 pub(crate) fn receive<A: Family>(skb: &Skb<'_>) -> Verdict {
-    let view = skb.view();
-    let Some((_, destination)) = A::addresses(&view) else {
+    let Some((_, destination)) = A::addresses(&skb.view()) else {
         return Verdict::of(Reason::NotIp);
     };
     let Some(binding) = A::binding(destination) else {
         return Verdict::of(Reason::NotEip);
     };
-    let Ok(headers) = A::headers(&view, skb.len() - 14) else {
+    let Ok(headers) = A::headers(skb) else {
         return Verdict::of_binding(Reason::Malformed, binding.slot);
     };
+    if headers.transport.kind == Kind::Discovery {
+        return Verdict::of_binding(Reason::LinkScope, binding.slot);
+    }
     let source_net = A::net(headers.source);
     if source_net & NET_EIP != 0 && A::binding(headers.source).is_some() {
         return Verdict::of_binding(Reason::SpoofedFromNetwork, binding.slot);
@@ -79,9 +81,7 @@ pub(crate) fn classify<A: Family>(frame: &Frame<'_>) -> Verdict {
     if binding.delivery != Delivery::Xdp as u8 {
         return Verdict::of_binding(Reason::LeftToTc, binding.slot);
     }
-    #[expect(clippy::cast_possible_truncation, reason = "a frame is shorter than 4 GiB")]
-    let available = view.len() as u32 - 14;
-    match A::headers(&view, available) {
+    match A::plain_headers(view) {
         Ok(headers) if may_take_express(&headers, &binding) => express(frame, &headers, &binding),
         Ok(_) | Err(ParseError::Malformed | ParseError::NotIp) => {
             Verdict::of_binding(Reason::LeftToTc, binding.slot)
@@ -92,10 +92,9 @@ pub(crate) fn classify<A: Family>(frame: &Frame<'_>) -> Verdict {
 /// The express lane is for what needs neither state nor an answer nor a second look.
 #[inline(always)]
 fn may_take_express<A: Family>(headers: &Headers<A>, binding: &Binding<A>) -> bool {
-    headers.l4 == ETHERNET_LEN + IPV4_LEN
-        && headers.ttl > 1
+    headers.ttl > 1
         && headers.len <= binding.mtu
-        && headers.transport.kind != Kind::IcmpError
+        && !matches!(headers.transport.kind, Kind::IcmpError | Kind::Discovery)
         && headers.fragment != Fragment::First
         && binding.flags & BINDING_SHARES_VM == 0
         && A::net(headers.source) & (NET_BYPASS | NET_EIP) == 0
@@ -109,7 +108,7 @@ fn express<A: Family>(frame: &Frame<'_>, headers: &Headers<A>, binding: &Binding
         hop: Hop::Used,
         macs: Some((binding.vm_mac, binding.node_mac)),
     };
-    match translate_frame(frame.view(), headers, &change, ETHERNET_LEN + IPV4_LEN) {
+    match translate_frame(frame.view(), headers, &change, A::PLAIN_L4) {
         Ok(()) => {
             maps::count_in(binding.slot, headers.len);
             let code = frame.redirect(binding.port_ifindex);

@@ -1,6 +1,6 @@
 use super::{
-    Bytes, Checksum, Fragment, Kind, ParseError, ipv4, ipv4_quoted, ipv4_stays_on_link,
-    ipv6_stays_on_link,
+    Bytes, Checksum, Fragment, Kind, MAX_EXTENSIONS, ParseError, ipv4, ipv4_quoted,
+    ipv4_stays_on_link, ipv6, ipv6_plain, ipv6_quoted, ipv6_stays_on_link,
 };
 use etherparse::{Ipv4Header, IpNumber, PacketBuilder};
 use proptest::prelude::*;
@@ -209,5 +209,140 @@ fn addresses_that_stay_on_the_link_are_known() {
     ] {
         let octets = address.parse::<std::net::Ipv6Addr>().unwrap().octets();
         assert_eq!(ipv6_stays_on_link(octets), stays, "{address}");
+    }
+}
+
+/// An Ethernet frame with an IPv6 packet whose payload starts with header `next`.
+fn ipv6_frame(next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0; 14];
+    etherparse::Ipv6Header {
+        payload_length: u16::try_from(payload.len()).unwrap(),
+        next_header: IpNumber(next),
+        hop_limit: 61,
+        source: [0x20; 16],
+        destination: [0x30; 16],
+        ..Default::default()
+    }
+    .write(&mut frame)
+    .unwrap();
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// An extension header of 8 bytes.
+fn extension(next: u8) -> [u8; 8] {
+    [next, 0, 0, 0, 0, 0, 0, 0]
+}
+
+const UDP: [u8; 8] = [0x12, 0x34, 0x00, 0x35, 0x00, 0x08, 0xab, 0xcd];
+
+#[test]
+fn an_ipv6_packet_without_extensions_is_read_alike_by_both_readers() {
+    let frame = ipv6_frame(17, &UDP);
+    let headers = ipv6(frame.as_slice(), 14, available(&frame)).unwrap();
+    assert_eq!(ipv6_plain(frame.as_slice(), 14, available(&frame)), Ok(headers));
+    assert_eq!((headers.source, headers.destination), ([0x20; 16], [0x30; 16]));
+    assert_eq!((headers.ttl, headers.protocol, headers.l4, headers.len), (61, 17, 54, 48));
+    assert_eq!(headers.fragment, Fragment::Whole);
+    assert_eq!(headers.transport.source, [0x12, 0x34]);
+    assert_eq!(headers.transport.checksum, Checksum::Optional(6));
+}
+
+#[test]
+fn extension_headers_are_followed_to_the_transport_header() {
+    for kind in [0, 43, 60] {
+        let mut payload = extension(17).to_vec();
+        payload.extend_from_slice(&UDP);
+        let frame = ipv6_frame(kind, &payload);
+        let headers = ipv6(frame.as_slice(), 14, available(&frame)).unwrap();
+        assert_eq!((headers.protocol, headers.l4), (17, 62), "extension {kind}");
+        assert_eq!(headers.transport.destination, [0, 0x35]);
+        let plain = ipv6_plain(frame.as_slice(), 14, available(&frame));
+        assert_eq!(plain, Err(ParseError::Malformed));
+    }
+}
+
+#[test]
+fn a_chain_without_end_is_refused() {
+    for count in [MAX_EXTENSIONS - 1, MAX_EXTENSIONS, 100] {
+        let mut payload = Vec::new();
+        for _ in 1..count {
+            payload.extend_from_slice(&extension(60));
+        }
+        payload.extend_from_slice(&extension(17));
+        payload.extend_from_slice(&UDP);
+        let frame = ipv6_frame(60, &payload);
+        let parsed = ipv6(frame.as_slice(), 14, available(&frame));
+        assert_eq!(parsed.is_ok(), count < MAX_EXTENSIONS, "{count} headers");
+    }
+}
+
+#[test]
+fn a_routing_header_with_segments_left_is_refused() {
+    let mut payload = extension(17).to_vec();
+    payload[3] = 1;
+    payload.extend_from_slice(&UDP);
+    let frame = ipv6_frame(43, &payload);
+    assert_eq!(ipv6(frame.as_slice(), 14, available(&frame)), Err(ParseError::Malformed));
+}
+
+#[test]
+fn ipv6_fragments_have_their_identification_and_ports_only_in_the_first() {
+    for (offset_and_more, fragment) in [
+        (0x0000_u16, Fragment::Whole),
+        (0x0001, Fragment::First),
+        (0x0008, Fragment::Later),
+        (0x0009, Fragment::Later),
+    ] {
+        let mut payload = vec![17, 0];
+        payload.extend_from_slice(&offset_and_more.to_be_bytes());
+        payload.extend_from_slice(&[1, 2, 3, 4]);
+        payload.extend_from_slice(&UDP);
+        let frame = ipv6_frame(44, &payload);
+        let headers = ipv6(frame.as_slice(), 14, available(&frame)).unwrap();
+        assert_eq!((headers.fragment, headers.id), (fragment, [1, 2, 3, 4]));
+        let has_ports = fragment != Fragment::Later;
+        assert_eq!(headers.transport.source == [0x12, 0x34], has_ports, "{fragment:?}");
+    }
+}
+
+#[test]
+fn icmpv6_kinds_are_told_apart() {
+    for (kind, expected, id) in [
+        (128, Kind::Other, [7, 8]),
+        (129, Kind::Other, [7, 8]),
+        (1, Kind::IcmpError, [0, 0]),
+        (2, Kind::IcmpError, [0, 0]),
+        (133, Kind::Discovery, [0, 0]),
+        (135, Kind::Discovery, [0, 0]),
+        (137, Kind::Discovery, [0, 0]),
+        (143, Kind::Other, [0, 0]),
+    ] {
+        let frame = ipv6_frame(58, &[kind, 0, 0, 0, 7, 8, 0, 1]);
+        let transport = ipv6(frame.as_slice(), 14, available(&frame)).unwrap().transport;
+        assert_eq!((transport.kind, transport.source), (expected, id), "type {kind}");
+        assert_eq!(transport.checksum, Checksum::Plain(2), "type {kind}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_or_refused_as_ipv6(
+        mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        next in prop_oneof![Just(0_u8), Just(43), Just(44), Just(51), Just(60), any::<u8>()],
+        quoted in 0_u32..200,
+    ) {
+        if bytes.len() > 20 {
+            bytes[14] = 0x60;
+            bytes[20] = next;
+        }
+        let length = u32::try_from(bytes.len().saturating_sub(14)).unwrap();
+        if let Ok(headers) = ipv6(bytes.as_slice(), 14, length) {
+            prop_assert!(headers.l4 <= bytes.len());
+            prop_assert!(headers.len <= length);
+        }
+        if let Some(found) = ipv6_quoted(bytes.as_slice(), 14, quoted.min(length)) {
+            prop_assert!(found.l4 <= bytes.len());
+        }
     }
 }
