@@ -73,6 +73,10 @@ pub struct UplinkFeatures {
 }
 
 /// The findings.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "answers to independent questions"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Features {
     /// `uname -r`.

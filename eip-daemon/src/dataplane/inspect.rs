@@ -63,6 +63,9 @@ pub trait Inspector: Send + Sync {
     /// What was attached when the kernel was last read.
     fn attachments(&self) -> Vec<Attachment>;
     /// How full the hash maps are now.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
     fn map_fill(&self) -> Result<Vec<MapFill>, DataPlaneError>;
     /// What runs otherwise than asked for, for people: a fallback, a size kept, a foreign program.
     fn notices(&self) -> Vec<String>;

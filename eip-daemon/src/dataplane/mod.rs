@@ -61,10 +61,16 @@ pub enum DataPlaneError {
     },
     /// A program could not be attached, replaced or taken off.
     #[error(transparent)]
-    Attach(#[from] AttachError),
+    Attach(Box<AttachError>),
     /// The kernel refused a look or a change over netlink.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+}
+
+impl From<AttachError> for DataPlaneError {
+    fn from(error: AttachError) -> Self {
+        Self::Attach(Box::new(error))
+    }
 }
 
 /// What the reconciler needs from the kernel. Tests of the reconciler use one in memory.
@@ -98,9 +104,18 @@ pub struct ReasonCount {
 /// Read access to the kernel's counters, for `eipctl` and metrics.
 pub trait Counters: Send + Sync {
     /// All reasons of the node that are not zero.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
     fn reasons(&self) -> Result<Vec<ReasonCount>, DataPlaneError>;
     /// Traffic of one binding.
+    ///
+    /// # Errors
+    /// When the map cannot be read, or has no such slot.
     fn traffic(&self, slot: u32) -> Result<Traffic, DataPlaneError>;
     /// Exceptional reasons of one binding.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
     fn binding_reasons(&self, slot: u32) -> Result<Vec<ReasonCount>, DataPlaneError>;
 }

@@ -10,7 +10,8 @@ use eip_daemon::{
 };
 
 use crate::world::{
-    World, apply, attach_uplink, ifindex, observe, on_a_node, pinned_anything, refused, run, veth,
+    World, apply, attach_uplink, foreign_filter, ifindex, observe, on_a_node, pinned_anything,
+    refused, run, veth,
 };
 
 /// Uplink and port attached, by a process that then ended.
@@ -240,8 +241,8 @@ fn clsact_filters_survive_the_process_and_are_replaced_in_place() {
 
         let (_, _, after) = attached(&world, open()).await;
         let (ingress, egress) = filters();
-        assert_eq!(ingress.matches("eip_door_out").count(), 1, "{ingress}");
-        assert_eq!(egress.matches("eip_door_in").count(), 1, "{egress}");
+        assert_eq!(ingress.matches("direct-action").count(), 1, "{ingress}");
+        assert_eq!(egress.matches("direct-action").count(), 1, "{egress}");
         for (old, new) in before.iter().zip(&after) {
             assert_ne!(old.program_id, new.program_id);
         }
@@ -275,7 +276,7 @@ fn a_foreign_filter_at_our_place_is_left_alone_and_reported() {
     on_a_node(async |world| {
         two_links();
         run("tc qdisc add dev port0 clsact");
-        run("tc filter add dev port0 egress prio 7 handle 0xe1b matchall action ok");
+        foreign_filter("port0", "egress prio 7 handle 0xe1b");
         let options = eip_daemon::dataplane::DataPlaneOptions {
             tc_mode: TcMode::Clsact,
             ..world.options()
@@ -283,7 +284,7 @@ fn a_foreign_filter_at_our_place_is_left_alone_and_reported() {
         let mut plane = KernelDataPlane::open(options).unwrap();
         let error = refused(&mut plane, Action::AttachPort(ifindex("port0"))).await;
         assert!(error.contains("foreign filter at priority 7"), "{error}");
-        assert!(run("tc filter show dev port0 egress").contains("matchall"));
+        assert!(run("tc filter show dev port0 egress").contains("bytecode"));
     });
 }
 
@@ -322,7 +323,7 @@ fn xdp_runs_in_the_mode_that_was_asked_for() {
 #[test]
 fn an_uplink_without_native_xdp_falls_back_and_native_alone_is_refused() {
     on_a_node(async |world| {
-        run("ip link add up0 type dummy");
+        run("ip link add up0 type bridge");
         run("ip link set up0 up");
         let uplink = ifindex("up0");
         let mut plane = world.open();

@@ -49,7 +49,11 @@ fn vm(eip: &str) -> VmState {
 
 /// Bytes as `bpftool` takes them.
 fn bytes(values: &[u8]) -> String {
-    values.iter().map(|value| format!("{value} ")).collect()
+    values
+        .iter()
+        .map(u8::to_string)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn update(world: &World, map: &str, key: &[u8], value: &[u8]) {
@@ -302,24 +306,23 @@ fn a_new_slot_starts_at_zero_and_a_known_one_goes_on() {
         let counters = plane.counters();
         apply(&mut plane, put("203.0.113.9", "10.244.1.7", 5)).await;
         let cpus = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap();
-        let cpus: usize = cpus
+        let expected: u64 = cpus
             .trim()
             .rsplit('-')
             .next()
             .unwrap()
-            .parse::<usize>()
+            .parse::<u64>()
             .unwrap()
             + 1;
-        let one_each = [1_u64.to_ne_bytes(); 4].concat().repeat(cpus);
-        update(&world, "TRAFFIC_V1", &[5, 0, 0, 0], &one_each);
-        let malformed = [5, 0, 0, 0, 3, 19, 0, 0];
+        // bpftool writes one value for every CPU.
         update(
             &world,
-            "EIP_REASONS_V1",
-            &malformed,
-            &1_u64.to_ne_bytes().repeat(cpus),
+            "TRAFFIC_V1",
+            &[5, 0, 0, 0],
+            &[1_u64.to_ne_bytes(); 4].concat(),
         );
-        let expected = u64::try_from(cpus).unwrap();
+        let malformed = [5, 0, 0, 0, 3, 19, 0, 0];
+        update(&world, "EIP_REASONS_V1", &malformed, &1_u64.to_ne_bytes());
 
         let again = Action::PutBinding {
             eip: ip("203.0.113.9"),

@@ -8,7 +8,7 @@ use eip_daemon::{
 };
 
 use crate::world::{
-    Guest, apply, eventually_sees, ifindex, observe, on_a_node, refused, run, veth,
+    Guest, apply, eventually_sees, foreign_filter, ifindex, observe, on_a_node, refused, run, veth,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -42,8 +42,10 @@ fn a_vm_behind_a_routed_veth_is_found_by_asking() {
             ("cali1", "veth", 1500)
         );
         assert!(link.is_up && link.mac.is_some() && link.master.is_none());
-        let mac = guest.run("cat /sys/class/net/eth0/address");
-        drop(mac);
+        let mac = view.neighbours[&key]
+            .map(|byte| format!("{byte:02x}"))
+            .join(":");
+        assert!(guest.run("ip link show eth0").contains(&mac), "{mac}");
         let own = view
             .addresses
             .iter()
@@ -296,12 +298,12 @@ fn a_foreign_egress_program_on_a_port_is_seen_and_ours_is_not_one() {
         apply(&mut plane, Action::AttachPort(port)).await;
         assert!(plane.view(&vms).await.unwrap().foreign_egress.is_empty());
         run("tc qdisc add dev port0 clsact");
-        run("tc filter add dev port0 ingress matchall action ok");
+        foreign_filter("port0", "ingress");
         assert!(
             plane.view(&vms).await.unwrap().foreign_egress.is_empty(),
             "that is ingress"
         );
-        run("tc filter add dev port0 egress matchall action ok");
+        foreign_filter("port0", "egress");
         assert_eq!(
             plane.view(&vms).await.unwrap().foreign_egress,
             [port].into()

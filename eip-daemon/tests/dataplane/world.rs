@@ -161,14 +161,22 @@ impl Drop for Guest {
 
 /// Runs a command and returns what it printed.
 pub(crate) fn run(command: &str) -> String {
-    let mut words = command.split_whitespace();
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .unwrap();
+    run_words(&command.split_whitespace().collect::<Vec<_>>())
+}
+
+fn run_words(words: &[&str]) -> String {
+    let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
     let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command}: {complaint}");
+    assert!(output.status.success(), "{words:?}: {complaint}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// A filter of somebody else that matches nothing.
+pub(crate) fn foreign_filter(interface: &str, place: &str) {
+    let mut words = vec!["tc", "filter", "add", "dev", interface];
+    words.extend(place.split_whitespace());
+    words.extend(["bpf", "bytecode", "1,6 0 0 0", "classid", "1:1"]);
+    run_words(&words);
 }
 
 /// Makes a veth pair, both ends up, and returns the index of the first.

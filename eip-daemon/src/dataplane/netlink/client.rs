@@ -21,6 +21,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A dump during which the kernel's tables changed is taken again, this often at most.
 const DUMP_ATTEMPTS: usize = 4;
 
+/// The kernel acknowledges no dump, it ends it. Asking for the acknowledgement makes netlink-proto wait
+/// for that end: the family `netdev` does not mark its messages as parts of a dump (seen on 6.18), and
+/// the first of them would count as the whole answer.
+const DUMP: u16 = NLM_F_DUMP | NLM_F_ACK;
+
 /// A netlink protocol to speak. Cancel safe: an abandoned request is forgotten by the connection.
 pub(crate) struct Client<T: fmt::Debug> {
     protocol: isize,
@@ -51,13 +56,13 @@ where
     /// Everything of a kind. Taken again when it changed meanwhile.
     pub(crate) async fn dump(&self, request: T) -> io::Result<Vec<T>> {
         for _ in 1..DUMP_ATTEMPTS {
-            let answer = self.exchange(request.clone(), NLM_F_DUMP).await?;
+            let answer = self.exchange(request.clone(), DUMP).await?;
             if !answer.is_interrupted {
                 return Ok(answer.messages);
             }
         }
         // The table changes faster than it can be read: an event wakes us again after this look.
-        Ok(self.exchange(request, NLM_F_DUMP).await?.messages)
+        Ok(self.exchange(request, DUMP).await?.messages)
     }
 
     /// One object.

@@ -53,7 +53,7 @@ impl Drop for EventTask {
 pub(crate) fn watch(events: Arc<Notify>) -> io::Result<EventTask> {
     let messages = listen()?;
     Ok(EventTask(tokio::spawn(async move {
-        forward(messages, &events).await
+        forward(messages, &events).await;
     })))
 }
 

@@ -12,8 +12,8 @@ use rtnetlink::{
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         route::{
-            RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType,
-            RouteVia,
+            RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteScope,
+            RouteType, RouteVia,
         },
     },
 };
@@ -185,9 +185,11 @@ async fn is_ours(client: &RouteClient, wanted: &RouteMessage) -> Result<bool, Ne
 
 async fn remove(
     client: &RouteClient,
-    message: RouteMessage,
+    mut message: RouteMessage,
     operation: String,
 ) -> Result<(), NetlinkError> {
+    // Whatever the scope is: a route somebody rewrote without a gateway has another than ours.
+    message.header.scope = RouteScope::NoWhere;
     match client
         .change(RouteNetlinkMessage::DelRoute(message), 0)
         .await
