@@ -31,7 +31,14 @@ pub(crate) fn add_steps(steps: &mut Steps) {
     steps.run("generated files", generate::check);
     steps.run("clippy", || {
         cargo("clippy")
-            .args(["--all-targets", "--quiet", "--", "-D", "warnings"])
+            .args([
+                "--all-targets",
+                "--keep-going",
+                "--quiet",
+                "--",
+                "-D",
+                "warnings",
+            ])
             .run()
     });
     steps.run("clippy (kernel)", lint_kernel_programs);
