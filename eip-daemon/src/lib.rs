@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod dataplane;
+pub mod desired;
 pub mod model;
 pub mod reconcile;
 pub mod report;
