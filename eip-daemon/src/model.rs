@@ -53,6 +53,20 @@ pub enum DeliveryChoice {
     Xdp,
 }
 
+impl DeliveryChoice {
+    /// Name in objects and flags.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Peer => "peer",
+            Self::Neigh => "neigh",
+            Self::Stack => "stack",
+            Self::Xdp => "xdp",
+        }
+    }
+}
+
 /// Which XDP attachment is wanted on uplinks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

@@ -1,12 +1,29 @@
 //! Writing bindings into a source directory, for `eipctl bind` and `eipctl unbind`.
+//!
+//! One file per binding, `eipctl-<namespace>_<name>.yaml` (no name can hold the `_`, so two bindings
+//! never share a file), replaced atomically. Files of people are read and never written: an object
+//! that stands in one is refused with the place where it stands.
 
 use std::{
-    io,
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
     net::IpAddr,
     path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
-use crate::model::{DeliveryChoice, ObjectName, Origin};
+use super::{
+    documents::{self, Object},
+    objects::{
+        self, BINDING_API, BINDING_KIND, EipBinding, EipBindingSpec, LABEL, Metadata, SUBDOMAIN,
+    },
+    shelf::{self, Unread},
+};
+use crate::model::{BindingFact, DeliveryChoice, ObjectName, Origin};
+
+/// Longest file name of Linux file systems.
+const MAX_FILE_NAME: usize = 255;
 
 /// A binding somebody wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,22 +82,182 @@ pub enum LocalError {
     },
 }
 
-/// Writes a binding and returns its file. Replaces one that `bind` wrote before.
+/// Writes a binding and returns its file. Replaces one that `bind` wrote before. The binding is on
+/// stable storage when this returns. Blocks on I/O.
 ///
 /// # Errors
 /// Invalid names, an object of that name in a file of somebody else, or I/O.
 pub fn bind(directory: &Path, request: &BindRequest) -> Result<PathBuf, LocalError> {
-    Ok(file_of(directory, &request.name))
+    let path = checked_path(directory, &request.name)?;
+    check("vm", &request.vm, objects::is_subdomain, SUBDOMAIN)?;
+    let before = match find(directory, &request.name)? {
+        Some(fact)
+            if fact
+                .origin
+                .as_ref()
+                .is_some_and(|origin| origin.file != path) =>
+        {
+            return Err(foreign(fact));
+        }
+        found => found,
+    };
+    let text = serde_yaml_ng::to_string(&document(request, before.as_ref()))
+        .map_err(|error| io_error("write", &path)(io::Error::other(error)))?;
+    replace(directory, &path, text.as_bytes())?;
+    Ok(path)
 }
 
-/// Removes a binding that `bind` wrote and returns the file it stood in.
+/// Removes a binding that `bind` wrote and returns the file it stood in. Blocks on I/O.
 ///
 /// # Errors
 /// No such binding, one that stands in a file of somebody else, or I/O.
 pub fn unbind(directory: &Path, name: &ObjectName) -> Result<PathBuf, LocalError> {
-    Ok(file_of(directory, name))
+    let path = checked_path(directory, name)?;
+    match fs::remove_file(&path) {
+        Ok(()) => {
+            sync(directory)?;
+            Ok(path)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match find(directory, name)? {
+            Some(fact) => Err(foreign(fact)),
+            None => Err(LocalError::NotFound {
+                name: name.clone(),
+                directory: directory.to_owned(),
+            }),
+        },
+        Err(error) => Err(io_error("remove", &path)(error)),
+    }
 }
 
-fn file_of(directory: &Path, name: &ObjectName) -> PathBuf {
-    directory.join(format!("eipctl-{}-{}.yaml", name.namespace, name.name))
+/// The names make a path: nothing but valid ones gets that far.
+fn checked_path(directory: &Path, name: &ObjectName) -> Result<PathBuf, LocalError> {
+    check("namespace", &name.namespace, objects::is_label, LABEL)?;
+    check("name", &name.name, objects::is_subdomain, SUBDOMAIN)?;
+    let file = format!("eipctl-{}_{}.yaml", name.namespace, name.name);
+    // Room for the dot and the suffix of the temporary file beside it.
+    let fits = |_: &str| file.len() + 32 <= MAX_FILE_NAME;
+    check(
+        "name",
+        &name.name,
+        fits,
+        "a shorter name: it becomes part of a file name",
+    )?;
+    Ok(directory.join(file))
+}
+
+fn check(
+    field: &'static str,
+    value: &str,
+    is_valid: impl Fn(&str) -> bool,
+    expected: &'static str,
+) -> Result<(), LocalError> {
+    if is_valid(value) {
+        return Ok(());
+    }
+    Err(LocalError::InvalidName {
+        field,
+        value: value.to_owned(),
+        expected,
+    })
+}
+
+/// Looks the binding up in all files. Files that cannot be read are passed over: they are reported
+/// where the directory is followed, and must not keep a person from binding.
+fn find(directory: &Path, name: &ObjectName) -> Result<Option<BindingFact>, LocalError> {
+    let names = shelf::list(directory).map_err(io_error("read", directory))?;
+    for path in names.iter().map(|name| directory.join(name)) {
+        let text = match shelf::read(&path) {
+            Ok(text) => text,
+            Err(Unread::Gone | Unread::Failed(_) | Unread::Refused(_)) => continue,
+        };
+        for object in documents::read(&path, &text).objects {
+            match object {
+                Object::Binding(fact) if fact.name == *name => return Ok(Some(fact)),
+                Object::Binding(_) | Object::Vm(_) => {}
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn foreign(fact: BindingFact) -> LocalError {
+    let unknown = Origin {
+        file: PathBuf::from("another file"),
+        document: 1,
+    };
+    LocalError::Foreign {
+        name: fact.name,
+        origin: fact.origin.unwrap_or(unknown),
+    }
+}
+
+/// A new binding gets the time of its creation, so that it is younger than those before it; a
+/// replaced one keeps its age and counts its generation up.
+fn document(request: &BindRequest, before: Option<&BindingFact>) -> EipBinding {
+    let now = jiff::Timestamp::now();
+    let created = before
+        .and_then(|fact| fact.created)
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
+        .unwrap_or(now);
+    EipBinding {
+        api_version: BINDING_API.to_owned(),
+        kind: BINDING_KIND.to_owned(),
+        metadata: Metadata {
+            name: Some(request.name.name.clone()),
+            namespace: Some(request.name.namespace.clone()),
+            generation: Some(before.map_or(0, |fact| fact.generation) + 1),
+            creation_timestamp: Some(format!("{created:.0}")),
+            ..Metadata::default()
+        },
+        spec: EipBindingSpec {
+            eip: Some(request.eip.to_string()),
+            vmi: Some(request.vm.clone()),
+            primary: request.primary.then_some(true),
+            delivery: request.delivery.map(|choice| choice.name().to_owned()),
+        },
+    }
+}
+
+/// Temporary file, fsync, rename, fsync of the directory: at every moment the old or the new version
+/// stands there whole.
+fn replace(directory: &Path, path: &Path, content: &[u8]) -> Result<(), LocalError> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    // Hidden: the source does not look at it.
+    let temporary = directory.join(format!(".{name}.{}-{count}", process::id()));
+    let written = write_new(&temporary, content)
+        .and_then(|()| fs::rename(&temporary, path))
+        .map_err(io_error("write", path));
+    if written.is_err() {
+        // Whether or not it was made, nothing of it is wanted; the first error is the one to tell.
+        fs::remove_file(&temporary).ok();
+        return written;
+    }
+    sync(directory)
+}
+
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+fn sync(directory: &Path) -> Result<(), LocalError> {
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(io_error("write", directory))
+}
+
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LocalError {
+    let path = path.to_owned();
+    move |source| LocalError::Io {
+        doing,
+        path,
+        source,
+    }
 }
