@@ -34,6 +34,7 @@ mod validate;
 mod tests;
 
 pub use locate::{Unplaced, locate};
+pub use target::pod_addresses;
 
 use lane::Choice;
 use prefixes::Prefixes;
@@ -43,10 +44,11 @@ use target::Targets;
 #[must_use]
 pub fn vm_addresses(facts: &Facts, settings: &NodeSettings) -> BTreeSet<IpAddr> {
     let targets = Targets::new(&facts.vms, settings);
+    let prefixes = Prefixes::new(settings);
     facts
         .bindings
         .iter()
-        .filter_map(|binding| targets.resolve(binding, &Prefixes::new(settings)).ok())
+        .filter_map(|binding| targets.resolve(binding, &prefixes).ok())
         .collect()
 }
 

@@ -128,6 +128,13 @@ fn address(vm: &VmFact, family: Family) -> Option<IpAddr> {
     })
 }
 
+/// The addresses EIPs can be translated to: at most one per family.
+pub fn pod_addresses(vm: &VmFact) -> impl Iterator<Item = IpAddr> {
+    [Family::V4, Family::V6]
+        .into_iter()
+        .filter_map(|family| address(vm, family))
+}
+
 fn waiting(reason: WaitReason, message: String) -> Outcome {
     Outcome::Waiting { reason, message }
 }

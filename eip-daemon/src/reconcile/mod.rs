@@ -1,14 +1,53 @@
 //! Keeps the kernel as the facts want it.
+//!
+//! One task, one loop: look at the node, compute what is desired, read back what is there, do the
+//! difference in the order of [`plan`], report. It wakes up when facts change, when the kernel reports
+//! a change, when a retry is due, and every [`RESYNC`] in any case: so whatever somebody else does to
+//! our maps, programs and routes is put right within seconds.
+//!
+//! Invariants:
+//! - nothing is removed before the facts are complete;
+//! - a failing action stays dirty, is retried with growing pauses, holds back only what relies on it;
+//! - stopping, at any point, leaves everything in the kernel in place.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::{self, Instant},
+};
+use tracing::{Instrument as _, debug_span, info, warn};
 
 use crate::{
-    dataplane::DataPlane,
-    model::{Facts, NodeSettings},
+    dataplane::{DataPlane, DataPlaneError},
+    desired,
+    model::{Action, Desired, Facts, NetworkView, NodeSettings, Observed},
     report::Report,
 };
+
+mod depend;
+mod memory;
+mod narrate;
+mod plan;
+mod retry;
+mod summary;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
+pub use plan::{Removal, plan};
+
+use depend::Broken;
+use memory::Memory;
+use narrate::{Cause, Line};
+use retry::Failures;
+
+/// Time between two rounds when nothing happens.
+const RESYNC: Duration = Duration::from_secs(2);
+/// Pause after an event of the kernel, so that a burst of them is one round.
+const SETTLE: Duration = Duration::from_millis(20);
 
 /// The loop: look, compute, compare, change, report.
 #[derive(Debug)]
@@ -18,6 +57,20 @@ pub struct Reconciler<D> {
     settings: Arc<NodeSettings>,
     kernel_events: Arc<Notify>,
     report: watch::Sender<Arc<Report>>,
+    /// A copy of the facts: the channel must not be locked while a round runs.
+    current: Facts,
+    memory: Memory,
+    failures: Failures,
+    /// What was desired when the kernel was last found, or made, to be just that.
+    last_clean: Option<Arc<Desired>>,
+}
+
+/// What one look at the world gave.
+struct Round {
+    view: NetworkView,
+    desired: Desired,
+    observed: Observed,
+    removal: Removal,
 }
 
 impl<D: DataPlane> Reconciler<D> {
@@ -30,27 +83,201 @@ impl<D: DataPlane> Reconciler<D> {
         kernel_events: Arc<Notify>,
     ) -> (Self, watch::Receiver<Arc<Report>>) {
         let (report, reports) = watch::channel(Arc::new(Report::default()));
-        (
-            Self {
-                data_plane,
-                facts,
-                settings,
-                kernel_events,
-                report,
-            },
-            reports,
-        )
+        let current = facts.borrow().clone();
+        let reconciler = Self {
+            current,
+            data_plane,
+            facts,
+            settings,
+            kernel_events,
+            report,
+            memory: Memory::default(),
+            failures: Failures::default(),
+            last_clean: None,
+        };
+        (reconciler, reports)
     }
 
     /// Runs until `shutdown` is true (or its sender is gone). Leaves everything in the kernel in place.
-    pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
-        let _unused = (
-            &self.data_plane,
-            &self.facts,
-            &self.settings,
-            &self.kernel_events,
-        );
-        let _stop = shutdown.wait_for(|stop| *stop).await.is_ok();
-        drop(self.report);
+    pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
+        let mut has_source = true;
+        while !is_stopping(&shutdown) {
+            let span = debug_span!("reconcile", round = self.report.borrow().rounds + 1);
+            self.round(&shutdown).instrument(span).await;
+            let resync = Instant::now() + RESYNC;
+            let deadline = self
+                .failures
+                .next_try()
+                .map_or(resync, |retry| retry.min(resync));
+            tokio::select! {
+                _ = shutdown.wait_for(|stop| *stop) => return,
+                changed = self.facts.changed(), if has_source => has_source = changed.is_ok(),
+                () = self.kernel_events.notified() => time::sleep(SETTLE).await,
+                () = time::sleep_until(deadline) => {}
+            }
+        }
     }
+
+    /// One round, with its report.
+    async fn round(&mut self, shutdown: &watch::Receiver<bool>) {
+        let started = Instant::now();
+        if self.facts.has_changed().unwrap_or(false) {
+            self.current = self.facts.borrow_and_update().clone();
+        }
+        let before = Arc::clone(&self.report.borrow());
+        let mut report = Report {
+            rounds: before.rounds + 1,
+            repairs: before.repairs,
+            facts_complete: self.current.complete,
+            refused: self.current.refused.clone(),
+            settings: Some(Arc::clone(&self.settings)),
+            ..Report::default()
+        };
+        match self.work(&mut report, shutdown).await {
+            Ok(()) => {}
+            Err(error) => {
+                report.round_error = Some(narrate::chain(&error));
+                keep_what_was_known(&mut report, &before);
+            }
+        }
+        report.failing = summary::failing(&self.failures, &report.view);
+        report.bindings = summary::bindings(&self.current, &report, &self.failures);
+        report.last_round = started.elapsed();
+        tell_round(&before, &report);
+        self.report.send_replace(Arc::new(report));
+    }
+
+    /// Look, compute, change, look again.
+    async fn work(
+        &mut self,
+        report: &mut Report,
+        shutdown: &watch::Receiver<bool>,
+    ) -> Result<(), DataPlaneError> {
+        let Round {
+            view,
+            desired,
+            mut observed,
+            removal,
+        } = self.look().await?;
+        let desired = Arc::new(desired);
+        report.view = Arc::new(view);
+        report.desired = Arc::clone(&desired);
+        let is_drift = removal == Removal::Allowed && self.last_clean.as_ref() == Some(&desired);
+        let cause = if is_drift { Cause::Drift } else { Cause::Wish };
+
+        let actions = plan(&desired, &observed, removal);
+        self.failures.retain(&actions);
+        let done = self
+            .perform(&actions, &observed, &report.view, cause, shutdown)
+            .await;
+        if cause == Cause::Drift {
+            report.repairs += done;
+        }
+        let is_clean = if actions.is_empty() {
+            removal == Removal::Allowed
+        } else {
+            observed = self.data_plane.observe().await?;
+            plan(&desired, &observed, Removal::Allowed).is_empty() && removal == Removal::Allowed
+        };
+        report.observed = Arc::new(observed);
+        report.in_sync = is_clean;
+        if is_clean {
+            self.last_clean = Some(desired);
+        } else if cause == Cause::Wish {
+            self.last_clean = None;
+        }
+        Ok(())
+    }
+
+    async fn look(&mut self) -> Result<Round, DataPlaneError> {
+        let facts = self
+            .memory
+            .complete(&self.current, &self.settings.node_name);
+        let addresses = desired::vm_addresses(&facts, &self.settings);
+        let observed = self.data_plane.observe().await?;
+        let mut view = self.data_plane.view(&addresses).await?;
+        memory::recall_places(&mut view, &observed);
+        let desired = desired::compute(&facts, &self.settings, &view);
+        let removal = if facts.complete {
+            Removal::Allowed
+        } else {
+            Removal::Deferred
+        };
+        Ok(Round {
+            view,
+            desired,
+            observed,
+            removal,
+        })
+    }
+
+    /// Does what can be done and returns how many changes were made.
+    async fn perform(
+        &mut self,
+        actions: &[Action],
+        observed: &Observed,
+        view: &NetworkView,
+        cause: Cause,
+        shutdown: &watch::Receiver<bool>,
+    ) -> u64 {
+        let mut broken = Broken::new(observed);
+        let mut done = 0;
+        for action in actions {
+            if is_stopping(shutdown) {
+                break;
+            }
+            let is_due = broken.allows(action) && self.failures.may_try(action, Instant::now());
+            if is_due && self.try_one(action, view, cause).await {
+                done += 1;
+            } else {
+                broken.add(action);
+            }
+        }
+        done
+    }
+
+    /// Makes one change; the same failure is told once, however often it is tried.
+    async fn try_one(&mut self, action: &Action, view: &NetworkView, cause: Cause) -> bool {
+        let line = Line::new(action, view);
+        match self.data_plane.apply(action).await {
+            Ok(()) => {
+                if self.failures.clear(action) {
+                    line.tell_recovered();
+                }
+                line.tell_done(cause);
+                true
+            }
+            Err(error) => {
+                let error = narrate::chain(&error);
+                if self.failures.add(action, error.clone(), Instant::now()) == 1 {
+                    line.tell_failing(&error);
+                }
+                false
+            }
+        }
+    }
+}
+
+/// The kernel could not be read: the report shows what was last seen.
+fn keep_what_was_known(report: &mut Report, before: &Report) {
+    report.desired = Arc::clone(&before.desired);
+    report.observed = Arc::clone(&before.observed);
+    report.view = Arc::clone(&before.view);
+}
+
+fn is_stopping(shutdown: &watch::Receiver<bool>) -> bool {
+    *shutdown.borrow() || shutdown.has_changed().is_err()
+}
+
+/// A round that cannot run is told when that begins and when it ends.
+fn tell_round(before: &Report, after: &Report) {
+    match (&before.round_error, &after.round_error) {
+        (None, Some(error)) => warn!(error, "the kernel cannot be read, retrying"),
+        (Some(_), None) => info!("the kernel can be read again"),
+        (None, None) | (Some(_), Some(_)) => {}
+    }
+    if after.round_error.is_none() {
+        narrate::tell_outcomes(&before.desired.outcomes, &after.desired.outcomes);
+    }
+    narrate::tell_refused(&before.refused, &after.refused);
 }

@@ -158,8 +158,6 @@ impl Shelf {
         facts.vms.sort_by(|a, b| a.name.cmp(&b.name));
         facts
     }
-
-    #[expect(clippy::unused_self, reason = "reads better where it is used")]
 }
 
 impl Entry {
