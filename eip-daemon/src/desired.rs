@@ -192,7 +192,7 @@ fn program(
         return;
     };
     let is_primary = primary.eip == fact.eip;
-    let Choice { lane, remark } = lane::choose(fact, location, is_primary, node);
+    let Choice { lane, remark } = lane::choose(fact, location, primary.has_many, node);
     let Location { port, l3, .. } = *location;
     let (eip, vm) = (fact.eip, *vm);
     if is_primary {
@@ -211,7 +211,7 @@ fn program(
     }
     desired
         .bindings
-        .insert(eip, binding_state(candidate, lane, is_primary));
+        .insert(eip, binding_state(candidate, lane, primary));
     desired.ports.insert(port);
     desired.routes.insert(HostRoute { eip, vm, l3 });
     desired
@@ -219,7 +219,7 @@ fn program(
         .insert(fact.name.clone(), Outcome::Served { vm, note: remark });
 }
 
-fn binding_state(candidate: &Candidate<'_>, delivery: Lane, is_primary: bool) -> BindingState {
+fn binding_state(candidate: &Candidate<'_>, delivery: Lane, primary: &Primary) -> BindingState {
     let Candidate { fact, vm, location } = candidate;
     BindingState {
         vm: *vm,
@@ -229,7 +229,8 @@ fn binding_state(candidate: &Candidate<'_>, delivery: Lane, is_primary: bool) ->
         vm_mac: location.vm_mac.unwrap_or_default(),
         node_mac: location.node_mac,
         delivery,
-        is_primary,
+        is_primary: primary.eip == fact.eip,
+        shares_vm: primary.has_many,
         // Shown to people only; an object edited four billion times shows the last number.
         generation: u32::try_from(fact.generation).unwrap_or(u32::MAX),
     }

@@ -33,7 +33,7 @@ impl Choice {
 pub(super) fn choose(
     fact: &BindingFact,
     location: &Location,
-    is_primary: bool,
+    shares_vm: bool,
     node: &Node<'_>,
 ) -> Choice {
     match fact.delivery.unwrap_or(node.settings.delivery) {
@@ -44,7 +44,7 @@ pub(super) fn choose(
             None => Choice::plain(Lane::Peer),
             Some(why) => Choice::instead_of(Lane::Neigh, "peer", why),
         },
-        DeliveryChoice::Xdp => match why_not_xdp(location, is_primary, node) {
+        DeliveryChoice::Xdp => match why_not_xdp(location, shares_vm, node) {
             None => Choice::plain(Lane::Xdp),
             Some(why) => Choice::instead_of(automatic(location, node).lane, "xdp", why),
         },
@@ -78,12 +78,12 @@ fn why_not_peer(location: &Location, node: &Node<'_>) -> Option<&'static str> {
         .then_some("the VM's MAC is not known yet")
 }
 
-fn why_not_xdp(location: &Location, is_primary: bool, node: &Node<'_>) -> Option<&'static str> {
+fn why_not_xdp(location: &Location, shares_vm: bool, node: &Node<'_>) -> Option<&'static str> {
     if node.settings.xdp_mode == XdpMode::Off {
         return Some("XDP is off on this node");
     }
-    if !is_primary {
-        return Some("only the VM's primary EIP can take it");
+    if shares_vm {
+        return Some("the VM has several EIPs, whose flows XDP does not record");
     }
     if !node.view.xdp_ports.contains(&location.port) {
         return Some("the port does not take XDP frames");

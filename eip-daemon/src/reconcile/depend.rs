@@ -63,8 +63,8 @@ enum Condition {
     Eip(IpAddr),
     /// No EIP leads to the VM.
     VmUnused(IpAddr),
-    /// The VM's former primary EIP records its flows.
-    Demoted(IpAddr),
+    /// The EIPs the VM keeps record their flows.
+    Recording(IpAddr),
     /// The VM is written.
     Vm(IpAddr),
 }
@@ -129,7 +129,7 @@ fn needs(action: &Action) -> Vec<Condition> {
             C::Door(state.port),
             C::EipGone(state.eip),
             C::EipFree(state.eip),
-            C::Demoted(*vm),
+            C::Recording(*vm),
         ],
         Action::PutBinding { eip, state, .. } => vec![
             C::Base(Family::of(*eip)),
@@ -172,11 +172,11 @@ fn breaks(action: &Action, observed: &Observed) -> Vec<Condition> {
         }
         Action::PutBinding { eip, state, .. } => {
             let port = binding(eip).map(|is| C::PortUnused(is.port));
-            let demoted = (!state.is_primary).then_some(C::Demoted(state.vm));
+            let recording = state.shares_vm.then_some(C::Recording(state.vm));
             [C::Eip(*eip)]
                 .into_iter()
                 .chain(port)
-                .chain(demoted)
+                .chain(recording)
                 .collect()
         }
         Action::PutRoute(_)

@@ -14,10 +14,12 @@
 //!    longer translates), the VM entry last (without it the VM's answers would leave with its own
 //!    address). It comes before step 5 because an EIP that changes hands is taken from the one VM
 //!    before it is given to the other: it never has two owners.
-//! 5. *Programming*: EIPs that stop being primary (from then on their flows are recorded), then VM
-//!    entries (the VM can answer with the right address), then all other EIPs (the network reaches
-//!    it), then host routes (so does the stack). A VM that moved to another port is overwritten in
-//!    place; its new door stands since step 3, its old one until step 6.
+//! 5. *Programming*: first EIPs a VM keeps beside others (from then on their flows are recorded, so a
+//!    change of primary cannot change the source of answers), then VM entries (the VM can answer with
+//!    the right address), then all other EIPs (the network reaches it; one that is alone now stops
+//!    recording only after its VM stopped looking), then host routes (so does the stack). A VM that
+//!    moved to another port is overwritten in place; its new door stands since step 3, its old one
+//!    until step 6.
 //! 6. *Clearing*: doors and uplinks nothing uses any more, rules by descending priority, prefixes,
 //!    leftovers.
 //!
@@ -164,12 +166,12 @@ impl<'a> Draft<'a> {
         let Self {
             desired, observed, ..
         } = *self;
-        let (demoted, others): (Vec<_>, Vec<_>) = desired
+        let (shared, others): (Vec<_>, Vec<_>) = desired
             .bindings
             .iter()
             .filter(|(eip, want)| self.differs(**eip, want))
-            .partition(|(eip, want)| is_demoted(**eip, want, observed));
-        for (eip, want) in demoted {
+            .partition(|(eip, want)| is_shared_already(**eip, want, observed));
+        for (eip, want) in shared {
             self.put_binding(*eip, want);
         }
         for (vm, want) in &desired.vms {
@@ -336,9 +338,10 @@ fn is_taken(eip: IpAddr, vm: IpAddr, desired: &Desired) -> bool {
     desired.bindings.get(&eip).is_some_and(|want| want.vm != vm)
 }
 
-fn is_demoted(eip: IpAddr, want: &BindingState, observed: &Observed) -> bool {
-    let is = observed.bindings.get(&eip).map(|(is, _)| is);
-    is.is_some_and(|is| is.vm == want.vm && is.is_primary && !want.is_primary)
+/// The EIP is the VM's already and will be one of several.
+fn is_shared_already(eip: IpAddr, want: &BindingState, observed: &Observed) -> bool {
+    let vm = observed.bindings.get(&eip).map(|(is, _)| is.vm);
+    want.shares_vm && vm == Some(want.vm)
 }
 
 /// Installing a default replaces the one of the same table and family.
