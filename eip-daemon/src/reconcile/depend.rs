@@ -61,8 +61,8 @@ enum Condition {
     EipFree(IpAddr),
     /// The EIP is written.
     Eip(IpAddr),
-    /// No EIP leads to the VM.
-    VmUnused(IpAddr),
+    /// The EIPs that were to leave the VM have left.
+    EipsLeft(IpAddr),
     /// The EIPs the VM keeps record their flows.
     Recording(IpAddr),
     /// The VM is written.
@@ -123,18 +123,20 @@ fn needs(action: &Action) -> Vec<Condition> {
         Action::RemoveRule(rule) => vec![C::RulesRemoved(Family::of_rule(rule))],
         Action::RemoveTableDefault(default) => vec![C::RulesRemoved(Family::of(default.gateway))],
         Action::RemoveBinding { eip } => vec![C::RouteGone(*eip)],
-        Action::RemoveVm { vm } => vec![C::VmUnused(*vm)],
+        Action::RemoveVm { vm } => vec![C::EipsLeft(*vm)],
         Action::PutVm { vm, state, .. } => vec![
             C::Base(Family::of(*vm)),
             C::Door(state.port),
             C::EipGone(state.eip),
             C::EipFree(state.eip),
+            C::EipsLeft(*vm),
             C::Recording(*vm),
         ],
         Action::PutBinding { eip, state, .. } => vec![
             C::Base(Family::of(*eip)),
             C::Door(state.port),
             C::EipGone(*eip),
+            C::EipFree(*eip),
             C::Vm(state.vm),
         ],
         Action::PutRoute(route) => vec![C::RouteGone(route.eip), C::Eip(route.eip)],
@@ -153,7 +155,7 @@ fn breaks(action: &Action, observed: &Observed) -> Vec<Condition> {
         Action::AttachPort(port) => vec![C::Door(*port)],
         Action::RemoveRoute(route) => vec![C::RouteGone(route.eip)],
         Action::RemoveBinding { eip } => {
-            let is = binding(eip).map(|is| [C::VmUnused(is.vm), C::PortUnused(is.port)]);
+            let is = binding(eip).map(|is| [C::EipsLeft(is.vm), C::PortUnused(is.port)]);
             [C::EipGone(*eip)]
                 .into_iter()
                 .chain(is.into_iter().flatten())

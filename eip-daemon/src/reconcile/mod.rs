@@ -111,19 +111,23 @@ impl<D: DataPlane> Reconciler<D> {
                 .map_or(resync, |retry| retry.min(resync));
             tokio::select! {
                 _ = shutdown.wait_for(|stop| *stop) => return,
-                changed = self.facts.changed(), if has_source => has_source = changed.is_ok(),
-                () = self.kernel_events.notified() => time::sleep(SETTLE).await,
+                changed = self.facts.changed(), if has_source => {
+                    has_source = changed.is_ok();
+                    self.take_facts();
+                }
+                () = kernel_change(&self.kernel_events) => {}
                 () = time::sleep_until(deadline) => {}
             }
         }
     }
 
+    fn take_facts(&mut self) {
+        self.current = self.facts.borrow_and_update().clone();
+    }
+
     /// One round, with its report.
     async fn round(&mut self, shutdown: &watch::Receiver<bool>) {
         let started = Instant::now();
-        if self.facts.has_changed().unwrap_or(false) {
-            self.current = self.facts.borrow_and_update().clone();
-        }
         let before = Arc::clone(&self.report.borrow());
         let mut report = Report {
             rounds: before.rounds + 1,
@@ -263,6 +267,13 @@ fn keep_what_was_known(report: &mut Report, before: &Report) {
     report.desired = Arc::clone(&before.desired);
     report.observed = Arc::clone(&before.observed);
     report.view = Arc::clone(&before.view);
+}
+
+/// An event of the kernel and what comes right behind it. When facts come in between, the event is
+/// forgotten: the round that follows sees what it told.
+async fn kernel_change(events: &Notify) {
+    events.notified().await;
+    time::sleep(SETTLE).await;
 }
 
 fn is_stopping(shutdown: &watch::Receiver<bool>) -> bool {
