@@ -47,22 +47,23 @@ pub(super) async fn take_census(
             continue;
         };
         let path = attach::link_path(directory, ifindex, hook);
-        let running = match tc_place(hook) {
-            Some(place) => running_tcx(interface, hook, place)
-                .map_err(|source| unreadable(hook, interface, source))?,
-            None => running_xdp(interface),
+        // A pin that cannot be opened is a trace of something, and nothing that runs.
+        let Some(link) = attach::link_facts(&path) else {
+            continue;
         };
-        let link_id = attach::link_id(&path);
-        census
-            .attachments
-            .extend(running.map(|(mode, program_id)| Attachment {
-                ifindex,
-                interface: interface.link.name.clone(),
-                hook,
-                mode,
-                link_id,
-                program_id,
-            }));
+        let mode = match tc_place(hook) {
+            Some(place) => tcx_mode(interface, place, link.program_id)
+                .map_err(|source| unreadable(hook, interface, source))?,
+            None => xdp_mode(interface, link.program_id),
+        };
+        census.attachments.extend(mode.map(|mode| Attachment {
+            ifindex,
+            interface: interface.link.name.clone(),
+            hook,
+            mode,
+            link_id: Some(link.id),
+            program_id: link.program_id,
+        }));
     }
     census.add_filters(client, interfaces).await?;
     Ok(census)
@@ -230,29 +231,24 @@ fn parse_pin(name: &str) -> Option<(u32, Hook)> {
     Some((ifindex.parse().ok()?, hook))
 }
 
-/// Of programs with our name at the hook the last is the newest.
-fn running_tcx(
+/// The link's program is at the hook; `None` once somebody detached the link.
+fn tcx_mode(
     interface: &Interface,
-    hook: Hook,
     place: TcPlace,
-) -> Result<Option<(AttachMode, u32)>, ProgramError> {
+    program_id: u32,
+) -> Result<Option<AttachMode>, ProgramError> {
     let programs = attach::tcx_programs(&interface.link.name, place.attach_type)?;
-    let ours = programs
-        .into_iter()
-        .filter(|program| program.name == program_name(hook));
-    Ok(ours
-        .map(|program| (AttachMode::Tcx, program.id))
-        .max_by_key(|(_, id)| *id))
+    let is_there = programs.iter().any(|program| program.id == program_id);
+    Ok(is_there.then_some(AttachMode::Tcx))
 }
 
-fn running_xdp(interface: &Interface) -> Option<(AttachMode, u32)> {
-    let program = interface.xdp?;
-    let mode = if program.is_native {
+fn xdp_mode(interface: &Interface, program_id: u32) -> Option<AttachMode> {
+    let program = interface.xdp.filter(|program| program.id == program_id)?;
+    Some(if program.is_native {
         AttachMode::XdpNative
     } else {
         AttachMode::XdpGeneric
-    };
-    Some((mode, program.id))
+    })
 }
 
 fn unreadable(hook: Hook, interface: &Interface, source: ProgramError) -> AttachError {

@@ -20,7 +20,7 @@ use super::{
     netlink::{
         Generic, NetlinkError, RouteClient, XdpFeatures,
         filters::{self, Side},
-        links, neighbours, routes,
+        links, lookup, neighbours,
     },
 };
 use crate::model::{Link, NetworkView, RouteTo};
@@ -53,8 +53,8 @@ pub(super) async fn look(
         addresses: links::addresses(client).await?,
         neighbours: neighbours::list(client).await?,
         bridge_ports: neighbours::forwarding(client).await?,
-        routes: routes::look_up(client, vm_addresses).await?,
-        default_routes: routes::defaults(client).await?,
+        routes: lookup::look_up(client, vm_addresses).await?,
+        default_routes: lookup::defaults(client).await?,
         foreign_egress: BTreeSet::new(),
         xdp_ports: receivers(generic).await,
     };

@@ -12,6 +12,7 @@ mod events;
 pub(super) mod filters;
 mod generic;
 pub(super) mod links;
+pub(super) mod lookup;
 pub(super) mod neighbours;
 pub(super) mod routes;
 pub(super) mod rules;

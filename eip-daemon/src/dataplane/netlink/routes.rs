@@ -1,30 +1,28 @@
-//! Routes: ours (listed, written, removed) and everybody's (looked up, never changed).
+//! Our routes: listed, written, removed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use futures::{StreamExt as _, stream};
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         route::{
             RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteScope,
-            RouteType, RouteVia,
+            RouteType,
         },
     },
 };
 
 use super::{NetlinkError, PROTOCOL, RouteClient, is_gone};
-use crate::model::{DefaultRoute, HostRoute, RouteTo, TableDefault};
+use crate::model::{HostRoute, TableDefault};
 
 const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
-/// Lookups in flight at once.
-const CONCURRENT_LOOKUPS: usize = 32;
-const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+/// Both families.
+pub(super) const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
 /// Everything with our protocol number.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -50,45 +48,6 @@ pub(crate) async fn list_own(client: &RouteClient) -> Result<OwnRoutes, NetlinkE
         }
     }
     Ok(own)
-}
-
-/// How the kernel routes to each address. An address without a route is not in the answer. The
-/// question names no source and no input interface, so none of our own rules applies to it.
-pub(crate) async fn look_up(
-    client: &RouteClient,
-    addresses: &BTreeSet<IpAddr>,
-) -> Result<BTreeMap<IpAddr, RouteTo>, NetlinkError> {
-    let mut lookups = stream::iter(addresses.iter().copied())
-        .map(async |address| (address, look_up_one(client, address).await))
-        .buffer_unordered(CONCURRENT_LOOKUPS);
-    let mut routes = BTreeMap::new();
-    while let Some((address, route)) = lookups.next().await {
-        if let Some(route) = route? {
-            routes.insert(address, route);
-        }
-    }
-    Ok(routes)
-}
-
-/// The default routes of the main table, both families.
-pub(crate) async fn defaults(client: &RouteClient) -> Result<Vec<DefaultRoute>, NetlinkError> {
-    let mut found = Vec::new();
-    for family in FAMILIES {
-        let mut request = RouteMessage::default();
-        request.header.address_family = family;
-        request.header.table = RouteHeader::RT_TABLE_MAIN;
-        let answers = client
-            .dump(RouteNetlinkMessage::GetRoute(request))
-            .await
-            .or_else(none_without_family)
-            .map_err(|source| NetlinkError::new("list the main routing table", source))?;
-        let defaults = answers.iter().filter_map(route_message).filter(|message| {
-            message.header.destination_prefix_length == 0
-                && message.header.kind == RouteType::Unicast
-        });
-        found.extend(defaults.flat_map(default_routes));
-    }
-    Ok(found)
 }
 
 /// Installs a host route, or replaces ours. One of somebody else's for the same address is left alone
@@ -199,35 +158,8 @@ async fn remove(
     }
 }
 
-async fn look_up_one(
-    client: &RouteClient,
-    address: IpAddr,
-) -> Result<Option<RouteTo>, NetlinkError> {
-    let mut request = RouteMessage::default();
-    request.header.address_family = family(address);
-    request.header.destination_prefix_length = host_length(address);
-    request.attributes = vec![RouteAttribute::Destination(address.into())];
-    match client.get(RouteNetlinkMessage::GetRoute(request)).await {
-        Ok(answer) => Ok(answer.as_ref().and_then(route_message).and_then(route_to)),
-        Err(error) if is_no_route(&error) => Ok(None),
-        Err(source) => Err(NetlinkError::new(
-            format!("look up the route to {address}"),
-            source,
-        )),
-    }
-}
-
-/// Answers of the kernel that are themselves routes: unreachable, prohibited, blackholed, none.
-fn is_no_route(error: &io::Error) -> bool {
-    use nix::libc::{EACCES, EAGAIN, EHOSTUNREACH, EINVAL, ENETUNREACH, ESRCH};
-    matches!(
-        error.raw_os_error(),
-        Some(ENETUNREACH | EHOSTUNREACH | EACCES | EINVAL | EAGAIN | ESRCH)
-    )
-}
-
 /// A kernel without IPv6 answers that it does not know the family.
-fn none_without_family(error: io::Error) -> io::Result<Vec<RouteNetlinkMessage>> {
+pub(super) fn none_without_family(error: io::Error) -> io::Result<Vec<RouteNetlinkMessage>> {
     use nix::libc::{EAFNOSUPPORT, ENOENT, EOPNOTSUPP};
     match error.raw_os_error() {
         Some(EAFNOSUPPORT | EOPNOTSUPP | ENOENT) => Ok(Vec::new()),
@@ -354,76 +286,17 @@ fn table_default(route: &Route) -> Option<TableDefault> {
     )
 }
 
-fn route_message(message: &RouteNetlinkMessage) -> Option<&RouteMessage> {
+pub(super) fn route_message(message: &RouteNetlinkMessage) -> Option<&RouteMessage> {
     match message {
         RouteNetlinkMessage::NewRoute(message) => Some(message),
         _ => None,
     }
 }
 
-fn route_to(message: &RouteMessage) -> Option<RouteTo> {
-    let mut ifindex = None;
-    let mut gateway = None;
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => ifindex = Some(*index),
-            RouteAttribute::Gateway(address) => gateway = ip(address),
-            RouteAttribute::Via(via) => gateway = via_ip(via),
-            _ => {}
-        }
-    }
-    let is_unicast = message.header.kind == RouteType::Unicast;
-    Some(RouteTo {
-        ifindex: ifindex?,
-        gateway,
-        is_unicast,
-    })
-}
-
-fn default_routes(message: &RouteMessage) -> Vec<DefaultRoute> {
-    let mut metric = 0;
-    let mut hops = Vec::new();
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Priority(priority) => metric = *priority,
-            RouteAttribute::MultiPath(paths) => hops.extend(
-                paths
-                    .iter()
-                    .map(|path| (path.interface_index, gateway_of(&path.attributes))),
-            ),
-            RouteAttribute::Oif(ifindex) => hops.push((*ifindex, gateway_of(&message.attributes))),
-            _ => {}
-        }
-    }
-    hops.into_iter()
-        .map(|(ifindex, gateway)| DefaultRoute {
-            ifindex,
-            gateway,
-            metric,
-        })
-        .collect()
-}
-
-fn gateway_of(attributes: &[RouteAttribute]) -> Option<IpAddr> {
-    attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Gateway(address) => ip(address),
-        RouteAttribute::Via(via) => via_ip(via),
-        _ => None,
-    })
-}
-
-const fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) const fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
         RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
-        _ => None,
-    }
-}
-
-const fn via_ip(via: &RouteVia) -> Option<IpAddr> {
-    match via {
-        RouteVia::Inet(address) => Some(IpAddr::V4(*address)),
-        RouteVia::Inet6(address) => Some(IpAddr::V6(*address)),
         _ => None,
     }
 }
@@ -436,7 +309,7 @@ pub(super) const fn family(address: IpAddr) -> AddressFamily {
     }
 }
 
-const fn host_length(address: IpAddr) -> u8 {
+pub(super) const fn host_length(address: IpAddr) -> u8 {
     match address {
         IpAddr::V4(_) => 32,
         IpAddr::V6(_) => 128,
