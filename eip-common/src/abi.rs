@@ -47,8 +47,21 @@ pub mod map {
 
     /// Every map, in the order an operator would look at them.
     pub const ALL: [&str; 15] = [
-        EIP4, EIP6, VM4, VM6, NETS4, NETS6, FLOW4, FLOW6, FRAG4, FRAG6, UPLINKS, CONFIG, TRAFFIC,
-        REASONS, EIP_REASONS,
+        EIP4,
+        EIP6,
+        VM4,
+        VM6,
+        NETS4,
+        NETS6,
+        FLOW4,
+        FLOW6,
+        FRAG4,
+        FRAG6,
+        UPLINKS,
+        CONFIG,
+        TRAFFIC,
+        REASONS,
+        EIP_REASONS,
     ];
 }
 

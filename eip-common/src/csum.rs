@@ -99,7 +99,11 @@ mod tests {
 
     /// 0x0000 and 0xffff are the same sum; which of the two comes out depends on the way taken.
     fn canonical(checksum: [u8; 2]) -> [u8; 2] {
-        if checksum == [0xff, 0xff] { [0, 0] } else { checksum }
+        if checksum == [0xff, 0xff] {
+            [0, 0]
+        } else {
+            checksum
+        }
     }
 
     proptest! {

@@ -202,7 +202,11 @@ pub fn ipv4<B: Bytes + ?Sized>(
 #[inline(always)]
 fn ipv4_len(header: &[u8; IPV4_LEN], available: u32) -> u32 {
     let total = u32::from(u16::from_be_bytes([header[2], header[3]]));
-    if total == 0 && available > 0xffff { available } else { total }
+    if total == 0 && available > 0xffff {
+        available
+    } else {
+        total
+    }
 }
 
 #[inline(always)]
@@ -244,7 +248,11 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, l4: usize, number: u8, len: u32) -> O
 /// `N` bytes, if the IP header leaves room for them.
 #[inline(always)]
 fn sized<B: Bytes + ?Sized, const N: usize>(bytes: &B, at: usize, len: u32) -> Option<[u8; N]> {
-    if (len as usize) < N { None } else { bytes.read(at) }
+    if (len as usize) < N {
+        None
+    } else {
+        bytes.read(at)
+    }
 }
 
 #[inline(always)]
@@ -266,7 +274,11 @@ fn tcp<B: Bytes + ?Sized>(bytes: &B, l4: usize, len: u32) -> Option<Transport> {
     }
     let is_open = header[13] & 0x12 == 0x02;
     Some(Transport {
-        kind: if is_open { Kind::TcpOpen } else { Kind::Tcp(header_len) },
+        kind: if is_open {
+            Kind::TcpOpen
+        } else {
+            Kind::Tcp(header_len)
+        },
         ..ports(&header, Checksum::Plain(16))
     })
 }
@@ -279,9 +291,16 @@ fn icmp<B: Bytes + ?Sized>(bytes: &B, l4: usize, len: u32) -> Option<Transport> 
         // Echo, timestamp, information, mask: queries and replies with an identifier.
         0 | 8 | 13..=18 => {
             let id = [header[4], header[5]];
-            Transport { source: id, destination: id, ..Transport::OPAQUE }
+            Transport {
+                source: id,
+                destination: id,
+                ..Transport::OPAQUE
+            }
         }
-        3 | 4 | 5 | 11 | 12 => Transport { kind: Kind::IcmpError, ..Transport::OPAQUE },
+        3 | 4 | 5 | 11 | 12 => Transport {
+            kind: Kind::IcmpError,
+            ..Transport::OPAQUE
+        },
         _ => Transport::OPAQUE,
     })
 }
@@ -290,14 +309,27 @@ fn icmp<B: Bytes + ?Sized>(bytes: &B, l4: usize, len: u32) -> Option<Transport> 
 #[inline(always)]
 fn icmpv6<B: Bytes + ?Sized>(bytes: &B, l4: usize, len: u32) -> Option<Transport> {
     let header: [u8; 8] = sized(bytes, l4, len)?;
-    let opaque = Transport { checksum: Checksum::Plain(2), ..Transport::OPAQUE };
+    let opaque = Transport {
+        checksum: Checksum::Plain(2),
+        ..Transport::OPAQUE
+    };
     Some(match header[0] {
         128 | 129 => {
             let id = [header[4], header[5]];
-            Transport { source: id, destination: id, ..opaque }
+            Transport {
+                source: id,
+                destination: id,
+                ..opaque
+            }
         }
-        0..=127 => Transport { kind: Kind::IcmpError, ..opaque },
-        133..=137 => Transport { kind: Kind::Discovery, ..opaque },
+        0..=127 => Transport {
+            kind: Kind::IcmpError,
+            ..opaque
+        },
+        133..=137 => Transport {
+            kind: Kind::Discovery,
+            ..opaque
+        },
         _ => opaque,
     })
 }
@@ -315,7 +347,10 @@ struct Chain {
 #[inline(always)]
 #[must_use]
 pub const fn is_ipv6_extension(next: u8) -> bool {
-    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
+    matches!(
+        next,
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION
+    )
 }
 
 const HOP_BY_HOP: u8 = 0;
@@ -330,8 +365,12 @@ const DESTINATION: u8 = 60;
 /// that stands elsewhere (RFC 8200 section 8.1), and the VM is no router (RFC 5095).
 #[inline(always)]
 fn ipv6_chain<B: Bytes + ?Sized>(bytes: &B, l3: usize, first: u8, len: u32) -> Option<Chain> {
-    let mut chain =
-        Chain { protocol: first, l4: l3 + IPV6_LEN, fragment: Fragment::Whole, id: [0; 4] };
+    let mut chain = Chain {
+        protocol: first,
+        l4: l3 + IPV6_LEN,
+        fragment: Fragment::Whole,
+        id: [0; 4],
+    };
     let mut left = len.checked_sub(40)?;
     let mut followed = 0;
     while followed < MAX_EXTENSIONS {
@@ -398,8 +437,12 @@ pub fn ipv6_plain<B: Bytes + ?Sized>(
     if is_ipv6_extension(header[6]) {
         return Err(ParseError::Malformed);
     }
-    let chain =
-        Chain { protocol: header[6], l4: l3 + IPV6_LEN, fragment: Fragment::Whole, id: [0; 4] };
+    let chain = Chain {
+        protocol: header[6],
+        l4: l3 + IPV6_LEN,
+        fragment: Fragment::Whole,
+        id: [0; 4],
+    };
     ipv6_headers(bytes, l3, &header, len, chain)
 }
 
@@ -415,7 +458,11 @@ fn ipv6_fixed<B: Bytes + ?Sized>(
         return Err(ParseError::NotIp);
     }
     let len = ipv6_len(&header, available);
-    if len > available { Err(ParseError::Malformed) } else { Ok((header, len)) }
+    if len > available {
+        Err(ParseError::Malformed)
+    } else {
+        Ok((header, len))
+    }
 }
 
 #[inline(always)]
@@ -453,7 +500,11 @@ fn ipv6_headers<B: Bytes + ?Sized>(
 #[inline(always)]
 fn ipv6_len(header: &[u8; IPV6_LEN], available: u32) -> u32 {
     let payload = u32::from(u16::from_be_bytes([header[4], header[5]]));
-    if payload == 0 && available > 40 + 0xffff { available } else { payload + 40 }
+    if payload == 0 && available > 40 + 0xffff {
+        available
+    } else {
+        payload + 40
+    }
 }
 
 /// An address inside the fixed header.
@@ -509,7 +560,10 @@ pub fn ipv6_quoted<B: Bytes + ?Sized>(
 #[inline(always)]
 #[must_use]
 pub fn ipv4_stays_on_link(address: Ipv4Wire) -> bool {
-    address[0] == 0 || address[0] == 127 || address[0] >= 224 || (address[0] == 169 && address[1] == 254)
+    address[0] == 0
+        || address[0] == 127
+        || address[0] >= 224
+        || (address[0] == 169 && address[1] == 254)
 }
 
 /// As [`ipv4_stays_on_link`]: unspecified, loopback, link-local and multicast (RFC 4291).
@@ -595,7 +649,11 @@ fn quoted_transport<B: Bytes + ?Sized>(
             (id, id, Checksum::None)
         }
         protocol::ICMPV6 => {
-            let id = if matches!(header[0], 128 | 129) { [header[4], header[5]] } else { [0; 2] };
+            let id = if matches!(header[0], 128 | 129) {
+                [header[4], header[5]]
+            } else {
+                [0; 2]
+            };
             (id, id, Checksum::Plain(2))
         }
         _ => ([0; 2], [0; 2], Checksum::None),

@@ -6,9 +6,7 @@
 
 use aya::Pod;
 
-use crate::abi::{
-    Binding, Config, EipReasonKey, FlowKey, FragmentKey, Net, Traffic, Uplink, Vm,
-};
+use crate::abi::{Binding, Config, EipReasonKey, FlowKey, FragmentKey, Net, Traffic, Uplink, Vm};
 
 // SAFETY: integers and byte arrays in repr(C) without padding, sizes asserted in `abi`.
 unsafe impl<A: Pod> Pod for Binding<A> {}

@@ -277,7 +277,7 @@ reasons! {
 pub const REASON_SLOTS: u32 = 64;
 
 /// Entries of the counter array.
-pub const COUNTERS: u32 = REASON_SLOTS * Hook::ALL.len() as u32;
+pub const COUNTERS: u32 = REASON_SLOTS * (Hook::DoorOut as u32 + 1);
 
 /// Where the counter of a reason at a hook stands.
 #[inline(always)]
@@ -320,7 +320,11 @@ mod tests {
         let names: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
         assert_eq!(names.len(), Reason::ALL.len());
         for name in names {
-            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'), "{name}");
+            assert!(
+                name.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+                "{name}"
+            );
         }
     }
 }

@@ -132,7 +132,7 @@ pub struct BindingFact {
     pub origin: Option<Origin>,
 }
 
-/// `status.phase` of a VirtualMachineInstance, as far as it matters here.
+/// `status.phase` of a `VirtualMachineInstance`, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VmPhase {
@@ -564,7 +564,7 @@ pub enum Outcome {
 /// Why a binding waits. Names are part of the interface (status reasons later).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum WaitReason {
-    /// No such VirtualMachineInstance.
+    /// No such `VirtualMachineInstance`.
     VmNotFound,
     /// Its phase is not Running.
     VmNotRunning,

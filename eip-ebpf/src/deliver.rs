@@ -46,9 +46,21 @@ pub(crate) fn deliver<A: Family>(
     let is_here = reason == Reason::DeliveredPeer;
     let change = Change {
         source: arrival.source,
-        destination: if is_here { binding.vm } else { headers.destination },
-        hop: if is_here || reason == Reason::DeliveredNeigh { Hop::Used } else { Hop::Kept },
-        macs: if is_here { Some((binding.vm_mac, binding.node_mac)) } else { None },
+        destination: if is_here {
+            binding.vm
+        } else {
+            headers.destination
+        },
+        hop: if is_here || reason == Reason::DeliveredNeigh {
+            Hop::Used
+        } else {
+            Hop::Kept
+        },
+        macs: if is_here {
+            Some((binding.vm_mac, binding.node_mac))
+        } else {
+            None
+        },
     };
     if is_here {
         flow::remember(headers, binding, arrival.source, arrival.source_net);
@@ -63,7 +75,10 @@ pub(crate) fn deliver<A: Family>(
             Verdict::redirected(reason, binding.slot, code)
         }
         Reason::DeliveredNeigh => {
-            let hop = NextHop { ifindex: binding.l3_ifindex, address: binding.vm };
+            let hop = NextHop {
+                ifindex: binding.l3_ifindex,
+                address: binding.vm,
+            };
             Verdict::redirected(reason, binding.slot, skb.redirect_neigh(&hop))
         }
         other => Verdict::of_binding(other, binding.slot),

@@ -86,7 +86,11 @@ pub(crate) fn leave<A: Family>(skb: &Skb<'_>) -> Verdict {
         flow::reply(skb, &headers).unwrap_or(vm.eip)
     };
     // An EIP of this node is delivered here; only EIP ranges can hold one.
-    let local = if net & NET_EIP == 0 { None } else { A::binding(destination) };
+    let local = if net & NET_EIP == 0 {
+        None
+    } else {
+        A::binding(destination)
+    };
     match local {
         Some(binding) => hairpin(skb, &headers, &vm, eip, &binding),
         None => send_out(skb, &headers, &vm, eip),
@@ -122,7 +126,15 @@ fn hairpin<A: Family>(
     binding: &Binding<A>,
 ) -> Verdict {
     maps::count_out(counter_slot(vm, eip), headers.len);
-    deliver(skb, &Arrival { headers, source: eip, source_net: NET_EIP }, binding)
+    deliver(
+        skb,
+        &Arrival {
+            headers,
+            source: eip,
+            source_net: NET_EIP,
+        },
+        binding,
+    )
 }
 
 /// To the world.
@@ -142,8 +154,12 @@ fn send_out<A: Family>(skb: &Skb<'_>, headers: &Headers<A>, vm: &Vm<A>, eip: A) 
     if is_larger_than(skb, headers, mtu) {
         return leave_as(skb, headers, eip, slot, Reason::TooLarge);
     }
-    let change =
-        Change { source: eip, destination: headers.destination, hop: Hop::Used, macs: None };
+    let change = Change {
+        source: eip,
+        destination: headers.destination,
+        hop: Hop::Used,
+        macs: None,
+    };
     if let Err(reason) = translate(skb, headers, &change) {
         return Verdict::of_binding(reason, slot);
     }
@@ -162,7 +178,9 @@ fn way_out<A: Family>(
     if let Some(gateway) = A::gateway() {
         return Ok((gateway.hop, gateway.mtu));
     }
-    let hop = skb.route(vm.l3_ifindex, eip, headers.destination).ok_or(Reason::NoRoute)?;
+    let hop = skb
+        .route(vm.l3_ifindex, eip, headers.destination)
+        .ok_or(Reason::NoRoute)?;
     let mtu = maps::uplink_mtu(hop.ifindex).ok_or(Reason::RoutedElsewhere)?;
     Ok((hop, mtu))
 }
@@ -176,8 +194,12 @@ fn leave_as<A: Family>(
     slot: u32,
     reason: Reason,
 ) -> Verdict {
-    let change =
-        Change { source: eip, destination: headers.destination, hop: Hop::Kept, macs: None };
+    let change = Change {
+        source: eip,
+        destination: headers.destination,
+        hop: Hop::Kept,
+        macs: None,
+    };
     match translate(skb, headers, &change) {
         Ok(()) => {
             maps::count_out(slot, headers.len);

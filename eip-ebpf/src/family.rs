@@ -51,7 +51,11 @@ impl Family for Ipv4Wire {
     #[inline(always)]
     fn plain_headers(view: View<'_>) -> Result<Headers<Self>, ParseError> {
         let headers = parse::ipv4(&view, ETHERNET_LEN, view.l3_len())?;
-        if headers.l4 == Self::PLAIN_L4 { Ok(headers) } else { Err(ParseError::Malformed) }
+        if headers.l4 == Self::PLAIN_L4 {
+            Ok(headers)
+        } else {
+            Err(ParseError::Malformed)
+        }
     }
 
     #[inline(always)]

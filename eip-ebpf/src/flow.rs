@@ -11,7 +11,12 @@ use eip_common::{
 use crate::{family::Family, packet::Skb};
 
 #[inline(always)]
-const fn key<A: Copy>(headers: &Headers<A>, vm: A, peer: A, ports: ([u8; 2], [u8; 2])) -> FlowKey<A> {
+const fn key<A: Copy>(
+    headers: &Headers<A>,
+    vm: A,
+    peer: A,
+    ports: ([u8; 2], [u8; 2]),
+) -> FlowKey<A> {
     FlowKey {
         vm,
         peer,

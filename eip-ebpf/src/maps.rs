@@ -5,9 +5,7 @@
 //! everything else only the daemon writes.
 
 use aya_ebpf::{
-    btf_maps::{
-        Array, HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap, PerCpuArray, lpm_trie::Key,
-    },
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap, PerCpuArray, lpm_trie::Key},
     macros::btf_map,
 };
 use eip_common::{
@@ -109,7 +107,9 @@ macro_rules! address_family {
 
             #[inline(always)]
             fn net(address: Self) -> u32 {
-                $nets.get(&Key::new($bits, address)).map_or(0, |net| net.flags)
+                $nets
+                    .get(&Key::new($bits, address))
+                    .map_or(0, |net| net.flags)
             }
 
             #[inline(always)]
@@ -149,7 +149,10 @@ macro_rules! address_family {
                     return None;
                 }
                 Some(Gateway {
-                    hop: NextHop { ifindex: config.gateway_ifindex, address: config.$gateway },
+                    hop: NextHop {
+                        ifindex: config.gateway_ifindex,
+                        address: config.$gateway,
+                    },
                     mtu: config.gateway_mtu,
                 })
             }
@@ -163,11 +166,27 @@ macro_rules! address_family {
 }
 
 address_family!(
-    Ipv4Wire, 32, EIP4_V1, VM4_V1, NETS4_V1, FLOW4_V1, FRAG4_V1, CONFIG_GATEWAY4, gateway4,
+    Ipv4Wire,
+    32,
+    EIP4_V1,
+    VM4_V1,
+    NETS4_V1,
+    FLOW4_V1,
+    FRAG4_V1,
+    CONFIG_GATEWAY4,
+    gateway4,
     eip_common::parse::ipv4_stays_on_link
 );
 address_family!(
-    Ipv6Wire, 128, EIP6_V1, VM6_V1, NETS6_V1, FLOW6_V1, FRAG6_V1, CONFIG_GATEWAY6, gateway6,
+    Ipv6Wire,
+    128,
+    EIP6_V1,
+    VM6_V1,
+    NETS6_V1,
+    FLOW6_V1,
+    FRAG6_V1,
+    CONFIG_GATEWAY6,
+    gateway6,
     eip_common::parse::ipv6_stays_on_link
 );
 
@@ -212,7 +231,12 @@ pub(crate) fn count_reason(hook: Hook, reason: Reason) {
 /// Counts how a packet of one binding ended.
 #[inline(always)]
 pub(crate) fn count_binding_reason(hook: Hook, reason: Reason, slot: u32) {
-    let key = EipReasonKey { slot, hook: hook as u8, reason: reason as u8, reserved: [0; 2] };
+    let key = EipReasonKey {
+        slot,
+        hook: hook as u8,
+        reason: reason as u8,
+        reserved: [0; 2],
+    };
     if let Some(count) = EIP_REASONS_V1.get_ptr_mut(key) {
         // SAFETY: a per-CPU value; nobody else writes it during this run.
         unsafe { *count += 1 };

@@ -35,7 +35,11 @@ impl View<'_> {
     #[inline(always)]
     fn at<T>(&self, offset: usize) -> Option<*mut T> {
         let pointer = self.start + offset;
-        if pointer + size_of::<T>() > self.end { None } else { Some(pointer as *mut T) }
+        if pointer + size_of::<T>() > self.end {
+            None
+        } else {
+            Some(pointer as *mut T)
+        }
     }
 
     /// Replaces `N` bytes at `offset`.
@@ -51,7 +55,10 @@ impl View<'_> {
     /// Bytes from the IP header to the end of the directly readable part.
     #[inline(always)]
     pub(crate) fn l3_len(&self) -> u32 {
-        #[expect(clippy::cast_possible_truncation, reason = "a frame is shorter than 4 GiB")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a frame is shorter than 4 GiB"
+        )]
         let len = (self.end - self.start) as u32;
         len.saturating_sub(L2)
     }
@@ -80,7 +87,11 @@ impl<'a> Frame<'a> {
     /// Its bytes.
     #[inline(always)]
     pub(crate) fn view(&self) -> View<'_> {
-        View { start: self.0.data(), end: self.0.data_end(), packet: PhantomData }
+        View {
+            start: self.0.data(),
+            end: self.0.data_end(),
+            packet: PhantomData,
+        }
     }
 
     /// Sends it out of `ifindex`.
@@ -113,7 +124,11 @@ impl<'a> Skb<'a> {
     #[inline(always)]
     pub(crate) fn new(context: &'a TcContext) -> Self {
         let linear = context.data_end() - context.data();
-        let wanted = if context.len() < HEADERS { context.len() } else { HEADERS };
+        let wanted = if context.len() < HEADERS {
+            context.len()
+        } else {
+            HEADERS
+        };
         if linear < wanted as usize {
             // On failure the view stays short and the parser says so.
             let _ = context.pull_data(wanted);
@@ -124,7 +139,11 @@ impl<'a> Skb<'a> {
     /// The directly readable bytes.
     #[inline(always)]
     pub(crate) fn view(&self) -> View<'_> {
-        View { start: self.0.data(), end: self.0.data_end(), packet: PhantomData }
+        View {
+            start: self.0.data(),
+            end: self.0.data_end(),
+            packet: PhantomData,
+        }
     }
 
     /// Bytes from the IP header to the end of the packet.
@@ -157,13 +176,20 @@ impl<'a> Skb<'a> {
     /// complete, partial (left to the device) or of a super-packet; the program must not.
     /// Invalidates views.
     #[inline(always)]
-    pub(crate) fn update_checksum(&self, l4: usize, checksum: Checksum, delta: Delta) -> Option<()> {
+    pub(crate) fn update_checksum(
+        &self,
+        l4: usize,
+        checksum: Checksum,
+        delta: Delta,
+    ) -> Option<()> {
         let (offset, flags) = match checksum {
             Checksum::None => return Some(()),
             Checksum::Plain(offset) => (offset, BPF_F_PSEUDO_HDR),
             Checksum::Optional(offset) => (offset, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0),
         };
-        self.0.l4_csum_replace(l4 + offset, 0, delta.as_wsum(), u64::from(flags)).ok()
+        self.0
+            .l4_csum_replace(l4 + offset, 0, delta.as_wsum(), u64::from(flags))
+            .ok()
     }
 
     /// Brings a checksum up to date that covers bytes of the packet alone. Invalidates views.
@@ -186,7 +212,11 @@ impl<'a> Skb<'a> {
     #[expect(clippy::unused_self, reason = "the redirect is of this packet")]
     pub(crate) fn redirect_neigh<A: NextHopAddress>(&self, hop: &NextHop<A>) -> i64 {
         let mut parameters = hop.address.redirect_parameters();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "20 bytes")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_possible_wrap,
+            reason = "20 bytes"
+        )]
         let size = size_of::<bpf_redir_neigh>() as i32;
         // SAFETY: `parameters` lives through the call and has the size that is passed.
         unsafe { helpers::generated::bpf_redirect_neigh(hop.ifindex, &raw mut parameters, size, 0) }
@@ -202,16 +232,24 @@ impl<'a> Skb<'a> {
         destination: A,
     ) -> Option<NextHop<A>> {
         let mut parameters = A::route_parameters(ifindex, source, destination);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "64 bytes")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_possible_wrap,
+            reason = "64 bytes"
+        )]
         let size = size_of::<bpf_fib_lookup>() as i32;
         let context = self.0.skb.skb.cast();
         // SAFETY: `parameters` lives through the call and has the size that is passed.
-        let code = unsafe { helpers::generated::bpf_fib_lookup(context, &raw mut parameters, size, 0) };
+        let code =
+            unsafe { helpers::generated::bpf_fib_lookup(context, &raw mut parameters, size, 0) };
         // Success, or success with a neighbour that `redirect_neigh` will resolve.
         if code != 0 && code != 7 {
             return None;
         }
-        Some(NextHop { ifindex: parameters.ifindex, address: A::route_result(&parameters) })
+        Some(NextHop {
+            ifindex: parameters.ifindex,
+            address: A::route_result(&parameters),
+        })
     }
 }
 
@@ -291,8 +329,12 @@ fn words(address: Ipv6Wire) -> [u32; 4] {
     let mut i = 0;
     while i < 4 {
         let at = i * 4;
-        words[i] =
-            u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]]);
+        words[i] = u32::from_ne_bytes([
+            address[at],
+            address[at + 1],
+            address[at + 2],
+            address[at + 3],
+        ]);
         i += 1;
     }
     words
@@ -303,7 +345,9 @@ impl NextHopAddress for Ipv6Wire {
     fn redirect_parameters(self) -> bpf_redir_neigh {
         bpf_redir_neigh {
             nh_family: u32::from(AF_INET6),
-            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words(self) },
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
+                ipv6_nh: words(self),
+            },
         }
     }
 

@@ -46,13 +46,18 @@ pub(crate) fn rewrite_ipv4(
     let old: [u8; 2] = skb.read(at).ok_or(Reason::Malformed)?;
     let new = addresses.applied_to(old);
     let (transport_at, transport_old, transport_new) = transport(skb, &quoted, addresses);
-    let message = addresses.replaced(old, new).replaced(transport_old, transport_new);
+    let message = addresses
+        .replaced(old, new)
+        .replaced(transport_old, transport_new);
 
-    skb.store(at, header_tail(new, source, destination)).ok_or(Reason::RewriteFailed)?;
+    skb.store(at, header_tail(new, source, destination))
+        .ok_or(Reason::RewriteFailed)?;
     if transport_new != transport_old {
-        skb.store(transport_at, transport_new).ok_or(Reason::RewriteFailed)?;
+        skb.store(transport_at, transport_new)
+            .ok_or(Reason::RewriteFailed)?;
     }
-    skb.update_plain_checksum(headers.l4 + 2, message).ok_or(Reason::RewriteFailed)
+    skb.update_plain_checksum(headers.l4 + 2, message)
+        .ok_or(Reason::RewriteFailed)
 }
 
 /// `new` for an address that was translated, itself for any other.

@@ -65,7 +65,8 @@ pub(crate) fn translate<A: Translate>(
         write_macs(skb.view(), destination, source).ok_or(Reason::RewriteFailed)?;
     }
     A::rewrite_header(skb, change).ok_or(Reason::RewriteFailed)?;
-    skb.update_checksum(headers.l4, headers.transport.checksum, delta).ok_or(Reason::RewriteFailed)?;
+    skb.update_checksum(headers.l4, headers.transport.checksum, delta)
+        .ok_or(Reason::RewriteFailed)?;
     if headers.transport.kind == Kind::IcmpError {
         A::rewrite_quote(skb, headers, change)?;
     }
@@ -84,9 +85,10 @@ pub(crate) fn translate_frame<A: Translate>(
     let delta = A::delta(headers, change);
     let (at, old) = match headers.transport.checksum {
         Checksum::None => (l4, [0; 2]),
-        Checksum::Plain(offset) | Checksum::Optional(offset) => {
-            (l4 + offset, view.read(l4 + offset).ok_or(Reason::RewriteFailed)?)
-        }
+        Checksum::Plain(offset) | Checksum::Optional(offset) => (
+            l4 + offset,
+            view.read(l4 + offset).ok_or(Reason::RewriteFailed)?,
+        ),
     };
     if let Some((destination, source)) = change.macs {
         write_macs(view, destination, source).ok_or(Reason::RewriteFailed)?;

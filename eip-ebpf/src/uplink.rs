@@ -63,7 +63,11 @@ pub(crate) fn receive<A: Family>(skb: &Skb<'_>) -> Verdict {
     if source_net & NET_EIP != 0 && A::binding(headers.source).is_some() {
         return Verdict::of_binding(Reason::SpoofedFromNetwork, binding.slot);
     }
-    let arrival = Arrival { headers: &headers, source: headers.source, source_net };
+    let arrival = Arrival {
+        headers: &headers,
+        source: headers.source,
+        source_net,
+    };
     deliver(skb, &arrival, &binding)
 }
 

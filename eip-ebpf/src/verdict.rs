@@ -18,19 +18,31 @@ impl Verdict {
     /// Ends the packet for a reason that concerns no binding.
     #[inline(always)]
     pub(crate) const fn of(reason: Reason) -> Self {
-        Self { reason, slot: None, redirect: None }
+        Self {
+            reason,
+            slot: None,
+            redirect: None,
+        }
     }
 
     /// Ends a packet of the binding with this counter slot.
     #[inline(always)]
     pub(crate) const fn of_binding(reason: Reason, slot: u32) -> Self {
-        Self { reason, slot: Some(slot), redirect: None }
+        Self {
+            reason,
+            slot: Some(slot),
+            redirect: None,
+        }
     }
 
     /// Ends a packet of a binding with what a redirect helper returned.
     #[inline(always)]
     pub(crate) const fn redirected(reason: Reason, slot: u32, code: i64) -> Self {
-        Self { reason, slot: Some(slot), redirect: Some(code) }
+        Self {
+            reason,
+            slot: Some(slot),
+            redirect: Some(code),
+        }
     }
 
     #[inline(always)]

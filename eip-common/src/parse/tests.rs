@@ -2,7 +2,7 @@ use super::{
     Bytes, Checksum, Fragment, Kind, MAX_EXTENSIONS, ParseError, ipv4, ipv4_quoted,
     ipv4_stays_on_link, ipv6, ipv6_plain, ipv6_quoted, ipv6_stays_on_link,
 };
-use etherparse::{Ipv4Header, IpNumber, PacketBuilder};
+use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
 use proptest::prelude::*;
 use std::{vec, vec::Vec};
 
@@ -23,7 +23,14 @@ fn sample() -> impl Strategy<Value = Sample> {
         any::<[u8; 4]>(),
         any::<u8>(),
         prop_oneof![
-            Just(1_u8), Just(6), Just(17), Just(33), Just(47), Just(50), Just(132), Just(136),
+            Just(1_u8),
+            Just(6),
+            Just(17),
+            Just(33),
+            Just(47),
+            Just(50),
+            Just(132),
+            Just(136),
             any::<u8>()
         ],
         0_usize..=10,
@@ -32,19 +39,26 @@ fn sample() -> impl Strategy<Value = Sample> {
         proptest::collection::vec(any::<u8>(), 0..64),
         0_usize..20,
     )
-        .prop_map(|(source, destination, ttl, protocol, words, offset, more, payload, padding)| {
-            let mut header = Ipv4Header::new(0, ttl, IpNumber(protocol), source, destination).unwrap();
-            header.options = vec![1; words * 4].as_slice().try_into().unwrap();
-            header.fragment_offset = offset.try_into().unwrap();
-            header.more_fragments = more;
-            header.set_payload_len(payload.len()).unwrap();
-            header.header_checksum = header.calc_header_checksum();
-            let mut frame = vec![0; 14];
-            header.write(&mut frame).unwrap();
-            frame.extend_from_slice(&payload);
-            frame.resize(frame.len() + padding, 0);
-            Sample { frame, header, payload }
-        })
+        .prop_map(
+            |(source, destination, ttl, protocol, words, offset, more, payload, padding)| {
+                let mut header =
+                    Ipv4Header::new(0, ttl, IpNumber(protocol), source, destination).unwrap();
+                header.options = vec![1; words * 4].as_slice().try_into().unwrap();
+                header.fragment_offset = offset.try_into().unwrap();
+                header.more_fragments = more;
+                header.set_payload_len(payload.len()).unwrap();
+                header.header_checksum = header.calc_header_checksum();
+                let mut frame = vec![0; 14];
+                header.write(&mut frame).unwrap();
+                frame.extend_from_slice(&payload);
+                frame.resize(frame.len() + padding, 0);
+                Sample {
+                    frame,
+                    header,
+                    payload,
+                }
+            },
+        )
 }
 
 fn available(frame: &[u8]) -> u32 {
@@ -130,9 +144,12 @@ proptest! {
 
 #[test]
 fn only_a_syn_without_ack_opens_a_connection() {
-    for (syn, ack, is_open) in
-        [(true, false, true), (true, true, false), (false, true, false), (false, false, false)]
-    {
+    for (syn, ack, is_open) in [
+        (true, false, true),
+        (true, true, false),
+        (false, true, false),
+        (false, false, false),
+    ] {
         let mut step = PacketBuilder::ethernet2([0; 6], [0; 6])
             .ipv4(SOURCE, DESTINATION, 64)
             .tcp(1, 2, 3, 4);
@@ -144,7 +161,10 @@ fn only_a_syn_without_ack_opens_a_connection() {
         }
         let mut frame = Vec::new();
         step.write(&mut frame, &[]).unwrap();
-        let kind = ipv4(frame.as_slice(), 14, available(&frame)).unwrap().transport.kind;
+        let kind = ipv4(frame.as_slice(), 14, available(&frame))
+            .unwrap()
+            .transport
+            .kind;
         assert_eq!(kind == Kind::TcpOpen, is_open, "syn {syn} ack {ack}");
     }
 }
@@ -170,12 +190,28 @@ fn quotes_give_ports_and_checksum_as_far_as_they_go() {
     for (length, ports, checksum) in [
         (20, [[0; 2]; 2], Checksum::None),
         (27, [[0; 2]; 2], Checksum::None),
-        (28, [443_u16.to_be_bytes(), 50000_u16.to_be_bytes()], Checksum::None),
-        (39, [443_u16.to_be_bytes(), 50000_u16.to_be_bytes()], Checksum::None),
-        (40, [443_u16.to_be_bytes(), 50000_u16.to_be_bytes()], Checksum::Plain(16)),
+        (
+            28,
+            [443_u16.to_be_bytes(), 50000_u16.to_be_bytes()],
+            Checksum::None,
+        ),
+        (
+            39,
+            [443_u16.to_be_bytes(), 50000_u16.to_be_bytes()],
+            Checksum::None,
+        ),
+        (
+            40,
+            [443_u16.to_be_bytes(), 50000_u16.to_be_bytes()],
+            Checksum::Plain(16),
+        ),
     ] {
         let quoted = ipv4_quoted(frame.as_slice(), 14, length).unwrap();
-        assert_eq!([quoted.source_port, quoted.destination_port], ports, "{length}");
+        assert_eq!(
+            [quoted.source_port, quoted.destination_port],
+            ports,
+            "{length}"
+        );
         assert_eq!(quoted.checksum, checksum, "{length}");
         assert_eq!((quoted.source, quoted.destination), (SOURCE, DESTINATION));
     }
@@ -240,9 +276,18 @@ const UDP: [u8; 8] = [0x12, 0x34, 0x00, 0x35, 0x00, 0x08, 0xab, 0xcd];
 fn an_ipv6_packet_without_extensions_is_read_alike_by_both_readers() {
     let frame = ipv6_frame(17, &UDP);
     let headers = ipv6(frame.as_slice(), 14, available(&frame)).unwrap();
-    assert_eq!(ipv6_plain(frame.as_slice(), 14, available(&frame)), Ok(headers));
-    assert_eq!((headers.source, headers.destination), ([0x20; 16], [0x30; 16]));
-    assert_eq!((headers.ttl, headers.protocol, headers.l4, headers.len), (61, 17, 54, 48));
+    assert_eq!(
+        ipv6_plain(frame.as_slice(), 14, available(&frame)),
+        Ok(headers)
+    );
+    assert_eq!(
+        (headers.source, headers.destination),
+        ([0x20; 16], [0x30; 16])
+    );
+    assert_eq!(
+        (headers.ttl, headers.protocol, headers.l4, headers.len),
+        (61, 17, 54, 48)
+    );
     assert_eq!(headers.fragment, Fragment::Whole);
     assert_eq!(headers.transport.source, [0x12, 0x34]);
     assert_eq!(headers.transport.checksum, Checksum::Optional(6));
@@ -283,7 +328,10 @@ fn a_routing_header_with_segments_left_is_refused() {
     payload[3] = 1;
     payload.extend_from_slice(&UDP);
     let frame = ipv6_frame(43, &payload);
-    assert_eq!(ipv6(frame.as_slice(), 14, available(&frame)), Err(ParseError::Malformed));
+    assert_eq!(
+        ipv6(frame.as_slice(), 14, available(&frame)),
+        Err(ParseError::Malformed)
+    );
 }
 
 #[test]
@@ -302,7 +350,11 @@ fn ipv6_fragments_have_their_identification_and_ports_only_in_the_first() {
         let headers = ipv6(frame.as_slice(), 14, available(&frame)).unwrap();
         assert_eq!((headers.fragment, headers.id), (fragment, [1, 2, 3, 4]));
         let has_ports = fragment != Fragment::Later;
-        assert_eq!(headers.transport.source == [0x12, 0x34], has_ports, "{fragment:?}");
+        assert_eq!(
+            headers.transport.source == [0x12, 0x34],
+            has_ports,
+            "{fragment:?}"
+        );
     }
 }
 
@@ -319,8 +371,14 @@ fn icmpv6_kinds_are_told_apart() {
         (143, Kind::Other, [0, 0]),
     ] {
         let frame = ipv6_frame(58, &[kind, 0, 0, 0, 7, 8, 0, 1]);
-        let transport = ipv6(frame.as_slice(), 14, available(&frame)).unwrap().transport;
-        assert_eq!((transport.kind, transport.source), (expected, id), "type {kind}");
+        let transport = ipv6(frame.as_slice(), 14, available(&frame))
+            .unwrap()
+            .transport;
+        assert_eq!(
+            (transport.kind, transport.source),
+            (expected, id),
+            "type {kind}"
+        );
         assert_eq!(transport.checksum, Checksum::Plain(2), "type {kind}");
     }
 }

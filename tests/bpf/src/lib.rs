@@ -1,4 +1,4 @@
-//! The compiled kernel programs, run on single packets by the kernel itself (BPF_PROG_TEST_RUN).
+//! The compiled kernel programs, run on single packets by the kernel itself (`BPF_PROG_TEST_RUN`).
 //!
 //! A test is the life of one packet: build a [`World`], [`World::send`] a packet through a hook, look at
 //! what came out and at the counters that moved, and use the output as the input of the next hook.
@@ -6,6 +6,7 @@
 //! test.
 #![expect(
     clippy::missing_panics_doc,
+    clippy::must_use_candidate,
     clippy::expect_used,
     clippy::unwrap_used,
     clippy::panic,

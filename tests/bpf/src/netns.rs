@@ -12,13 +12,18 @@ pub fn in_own_netns<T: Send>(test: impl FnOnce() -> T + Send) -> T {
             ip("link set lo up");
             test()
         });
-        handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        handle
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
 /// Runs `ip` in the namespace of the calling thread.
 pub fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status().expect("ip is installed");
+    let status = Command::new("ip")
+        .args(arguments.split(' '))
+        .status()
+        .expect("ip is installed");
     assert!(status.success(), "ip {arguments}");
 }
 

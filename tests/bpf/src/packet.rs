@@ -1,8 +1,8 @@
 //! Packets, built and checked by etherparse.
 
 use etherparse::{
-    Icmpv4Type, IpNumber, Ipv4Header, Ipv4HeaderSlice, PacketBuilder, PacketBuilderStep, SlicedPacket,
-    TransportSlice, UdpHeader, ip_number, Ethernet2Header,
+    Ethernet2Header, Icmpv4Type, IpNumber, Ipv4Header, Ipv4HeaderSlice, PacketBuilder,
+    PacketBuilderStep, SlicedPacket, TransportSlice, UdpHeader, ip_number,
 };
 
 /// MAC of whoever sends in these tests.
@@ -16,7 +16,9 @@ pub const NODE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
 /// When it is none.
 #[must_use]
 pub fn ip(text: &str) -> [u8; 4] {
-    text.parse::<std::net::Ipv4Addr>().expect("an IPv4 address").octets()
+    text.parse::<std::net::Ipv4Addr>()
+        .expect("an IPv4 address")
+        .octets()
 }
 
 /// Ends of a packet.
@@ -33,7 +35,11 @@ pub struct Ends {
 /// Ends with a TTL of 64.
 #[must_use]
 pub fn ends(source: &str, destination: &str) -> Ends {
-    Ends { source: ip(source), destination: ip(destination), ttl: 64 }
+    Ends {
+        source: ip(source),
+        destination: ip(destination),
+        ttl: 64,
+    }
 }
 
 impl Ends {
@@ -70,7 +76,10 @@ impl Ends {
     #[must_use]
     pub fn udp(self, source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        self.builder().udp(source, destination).write(&mut bytes, payload).expect("a packet");
+        self.builder()
+            .udp(source, destination)
+            .write(&mut bytes, payload)
+            .expect("a packet");
         bytes
     }
 
@@ -86,7 +95,10 @@ impl Ends {
     #[must_use]
     pub fn echo_request(self, id: u16, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        self.builder().icmpv4_echo_request(id, 1).write(&mut bytes, payload).expect("a packet");
+        self.builder()
+            .icmpv4_echo_request(id, 1)
+            .write(&mut bytes, payload)
+            .expect("a packet");
         bytes
     }
 
@@ -94,7 +106,10 @@ impl Ends {
     #[must_use]
     pub fn echo_reply(self, id: u16, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        self.builder().icmpv4_echo_reply(id, 1).write(&mut bytes, payload).expect("a packet");
+        self.builder()
+            .icmpv4_echo_reply(id, 1)
+            .write(&mut bytes, payload)
+            .expect("a packet");
         bytes
     }
 
@@ -102,7 +117,10 @@ impl Ends {
     #[must_use]
     pub fn icmp_error(self, kind: Icmpv4Type, quote: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        self.builder().icmpv4(kind).write(&mut bytes, quote).expect("a packet");
+        self.builder()
+            .icmpv4(kind)
+            .write(&mut bytes, quote)
+            .expect("a packet");
         bytes
     }
 
@@ -121,9 +139,14 @@ impl Ends {
         edit: impl FnOnce(&mut Ipv4Header),
     ) -> Vec<u8> {
         let len = u16::try_from(payload.len()).expect("a payload that fits");
-        let mut header =
-            Ipv4Header::new(len, self.ttl, IpNumber(protocol), self.source, self.destination)
-                .expect("a header");
+        let mut header = Ipv4Header::new(
+            len,
+            self.ttl,
+            IpNumber(protocol),
+            self.source,
+            self.destination,
+        )
+        .expect("a header");
         edit(&mut header);
         header.header_checksum = header.calc_header_checksum();
         let ethernet = Ethernet2Header {
@@ -147,11 +170,16 @@ pub fn translated(packet: &[u8], source: [u8; 4], destination: [u8; 4], hops: u8
     bytes[26..30].copy_from_slice(&source);
     bytes[30..34].copy_from_slice(&destination);
     bytes[22] -= hops;
-    let header = Ipv4HeaderSlice::from_slice(&bytes[14..]).expect("a header").to_header();
+    let header = Ipv4HeaderSlice::from_slice(&bytes[14..])
+        .expect("a header")
+        .to_header();
     bytes[24..26].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
     let is_later = u16::from_be_bytes([bytes[20], bytes[21]]) & 0x1fff != 0;
     let is_fragment = u16::from_be_bytes([bytes[20], bytes[21]]) & 0x3fff != 0;
-    assert!(!is_fragment || is_later, "first fragments need the whole datagram: see `fragment`");
+    assert!(
+        !is_fragment || is_later,
+        "first fragments need the whole datagram: see `fragment`"
+    );
     if !is_later {
         let l4 = 14 + header_len;
         recompute_transport(&mut bytes, l4, header.protocol, &header);
@@ -190,16 +218,25 @@ fn recompute_transport(bytes: &mut [u8], l4: usize, protocol: IpNumber, header: 
 
 /// Whether every checksum of an unfragmented packet is right, by etherparse's own arithmetic. ICMP
 /// errors are checked around and inside their quote.
-#[must_use]
+///
+/// # Errors
+/// Which checksum is wrong, and what would be right.
 pub fn checksums_are_right(packet: &[u8]) -> Result<(), String> {
     let sliced = SlicedPacket::from_ethernet(packet).map_err(|e| format!("not a packet: {e}"))?;
-    let header = Ipv4HeaderSlice::from_slice(&packet[14..]).map_err(|e| e.to_string())?.to_header();
+    let header = Ipv4HeaderSlice::from_slice(&packet[14..])
+        .map_err(|e| e.to_string())?
+        .to_header();
     if header.header_checksum != header.calc_header_checksum() {
-        return Err(format!("IP header checksum is {:#06x}", header.header_checksum));
+        return Err(format!(
+            "IP header checksum is {:#06x}",
+            header.header_checksum
+        ));
     }
     match sliced.transport {
         Some(TransportSlice::Tcp(tcp)) => {
-            let right = tcp.calc_checksum_ipv4(header.source, header.destination).unwrap();
+            let right = tcp
+                .calc_checksum_ipv4(header.source, header.destination)
+                .unwrap();
             equal("TCP", tcp.checksum(), right)
         }
         Some(TransportSlice::Udp(udp)) if udp.checksum() != 0 => {
@@ -212,13 +249,13 @@ pub fn checksums_are_right(packet: &[u8]) -> Result<(), String> {
         Some(TransportSlice::Icmpv4(icmp)) => {
             let right = icmp.header().icmp_type.calc_checksum(icmp.payload());
             equal("ICMP", icmp.header().checksum, right)?;
-            quoted_checksums_are_right(icmp.header().icmp_type, icmp.payload())
+            quoted_checksums_are_right(&icmp.header().icmp_type, icmp.payload())
         }
         _ => Ok(()),
     }
 }
 
-fn quoted_checksums_are_right(kind: Icmpv4Type, quote: &[u8]) -> Result<(), String> {
+fn quoted_checksums_are_right(kind: &Icmpv4Type, quote: &[u8]) -> Result<(), String> {
     if matches!(kind, Icmpv4Type::EchoReply(_) | Icmpv4Type::EchoRequest(_)) {
         return Ok(());
     }
@@ -226,7 +263,11 @@ fn quoted_checksums_are_right(kind: Icmpv4Type, quote: &[u8]) -> Result<(), Stri
         return Ok(());
     };
     let inner = inner.to_header();
-    equal("quoted IP", inner.header_checksum, inner.calc_header_checksum())?;
+    equal(
+        "quoted IP",
+        inner.header_checksum,
+        inner.calc_header_checksum(),
+    )?;
     if quote.len() < usize::from(inner.total_len) {
         return Ok(());
     }
@@ -240,7 +281,9 @@ fn equal(what: &str, got: u16, right: u16) -> Result<(), String> {
     if got == right {
         Ok(())
     } else {
-        Err(format!("{what} checksum is {got:#06x}, right would be {right:#06x}"))
+        Err(format!(
+            "{what} checksum is {got:#06x}, right would be {right:#06x}"
+        ))
     }
 }
 
@@ -254,7 +297,9 @@ pub fn fragment(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
         .chunks(size)
         .enumerate()
         .map(|(index, chunk)| {
-            let mut header = Ipv4HeaderSlice::from_slice(&packet[14..]).unwrap().to_header();
+            let mut header = Ipv4HeaderSlice::from_slice(&packet[14..])
+                .unwrap()
+                .to_header();
             header.set_payload_len(chunk.len()).unwrap();
             header.identification = 0x4242;
             header.more_fragments = index + 1 < count;

@@ -9,8 +9,8 @@ use aya::{
 };
 use eip_common::{
     abi::{
-        ABI_VERSION, BINDING_PRIMARY, BINDING_SHARES_VM, Binding, CONFIG_GATEWAY4, Config, Delivery,
-        EipReasonKey, FlowKey, NET_BYPASS, NET_EIP, Net, Traffic, Uplink, VM_MANY_EIPS,
+        ABI_VERSION, BINDING_PRIMARY, BINDING_SHARES_VM, Binding, CONFIG_GATEWAY4, Config,
+        Delivery, EipReasonKey, FlowKey, NET_BYPASS, NET_EIP, Net, Traffic, Uplink, VM_MANY_EIPS,
         VM_STACK_LANE, Vm, map, program,
     },
     reason::{Hook, Reason, counter_index},
@@ -60,9 +60,16 @@ impl Run {
     pub fn ended(&self, reason: Reason) -> &Self {
         let expected = BTreeMap::from([((self.hook, reason), 1)]);
         assert_eq!(self.moved, expected, "reasons counted");
-        let expected: BTreeMap<_, _> =
-            self.moved_for.iter().filter(|((_, _, counted), _)| *counted == reason).collect();
-        assert_eq!(expected.len(), self.moved_for.len(), "reasons counted for the binding");
+        let expected: BTreeMap<_, _> = self
+            .moved_for
+            .iter()
+            .filter(|((_, _, counted), _)| *counted == reason)
+            .collect();
+        assert_eq!(
+            expected.len(),
+            self.moved_for.len(),
+            "reasons counted for the binding"
+        );
         self
     }
 
@@ -136,8 +143,12 @@ impl World {
         for name in [map::EIP4, map::EIP6, map::VM4, map::VM6, map::TRAFFIC] {
             loader.map_max_entries(name, max);
         }
-        loader.map_max_entries(map::FLOW4, 1024).map_max_entries(map::FLOW6, 1024);
-        let mut ebpf = loader.load(eip_daemon::EBPF_OBJECT).expect("the object loads");
+        loader
+            .map_max_entries(map::FLOW4, 1024)
+            .map_max_entries(map::FLOW6, 1024);
+        let mut ebpf = loader
+            .load(eip_daemon::EBPF_OBJECT)
+            .expect("the object loads");
         for name in program::ALL {
             let program = ebpf.program_mut(name).expect("the object has the program");
             if name == program::UPLINK_XDP {
@@ -181,7 +192,9 @@ impl World {
     pub fn net(&mut self, prefix: &str, flags: u32) {
         let (address, len) = prefix.split_once('/').expect("a prefix");
         let key = Key::new(len.parse().expect("a length"), ip(address));
-        self.lpm(map::NETS4).insert(&key, Net { flags }, 0).expect("room for a prefix");
+        self.lpm(map::NETS4)
+            .insert(&key, Net { flags }, 0)
+            .expect("room for a prefix");
     }
 
     /// Sets the gateway, on an uplink with this MTU.
@@ -231,8 +244,21 @@ impl World {
         let slot = self.slots;
         self.slots += 1;
         self.put_binding(eip, binding(vm, delivery, port, slot, BINDING_PRIMARY));
-        let flags = if delivery == Delivery::Stack { VM_STACK_LANE } else { 0 };
-        self.put_vm(vm, Vm { eip: ip(eip), port_ifindex: port, l3_ifindex: port, slot, flags });
+        let flags = if delivery == Delivery::Stack {
+            VM_STACK_LANE
+        } else {
+            0
+        };
+        self.put_vm(
+            vm,
+            Vm {
+                eip: ip(eip),
+                port_ifindex: port,
+                l3_ifindex: port,
+                slot,
+                flags,
+            },
+        );
         slot
     }
 
@@ -279,7 +305,11 @@ impl World {
     }
 
     fn lpm(&mut self, name: &str) -> LpmTrie<&mut MapData, [u8; 4], Net> {
-        self.ebpf.map_mut(name).expect("map").try_into().expect("a trie")
+        self.ebpf
+            .map_mut(name)
+            .expect("map")
+            .try_into()
+            .expect("a trie")
     }
 
     /// Sends a packet through a hook.
@@ -301,7 +331,11 @@ impl World {
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut out),
-            ctx_in: if context.is_empty() { None } else { Some(context) },
+            ctx_in: if context.is_empty() {
+                None
+            } else {
+                Some(context)
+            },
             ..TestRunOptions::new()
         };
         let result = self.test_run(hook, options);
@@ -315,7 +349,14 @@ impl World {
         let moved = self.moved();
         let moved_for = self.moved_for();
         let traffic = self.moved_traffic();
-        Run { action, packet: out, moved, moved_for, traffic, hook }
+        Run {
+            action,
+            packet: out,
+            moved,
+            moved_for,
+            traffic,
+            hook,
+        }
     }
 
     /// Packets that ended for a reason since the programs were loaded.
@@ -323,7 +364,10 @@ impl World {
     pub fn total(&self, hook: Hook, reason: Reason) -> u64 {
         let map = self.ebpf.map(map::REASONS).expect("map");
         let map: PerCpuArray<&MapData, u64> = map.try_into().expect("an array");
-        map.get(&counter_index(hook, reason), 0).expect("a counter").iter().sum()
+        map.get(&counter_index(hook, reason), 0)
+            .expect("a counter")
+            .iter()
+            .sum()
     }
 
     /// Runs a program with the caller's own options; gives the nanoseconds per run.

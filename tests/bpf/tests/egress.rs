@@ -1,5 +1,4 @@
 //! VM to network, one packet at a time.
-#![expect(clippy::unwrap_used, reason = "a test panics at the line that is wrong")]
 
 use eip_bpf_tests::{
     Action, World, checksums_are_right,
@@ -21,10 +20,19 @@ fn the_vm_leaves_with_its_eip() {
     for (name, packet) in [
         ("tcp", ends(VM, CLIENT).tcp(22, 40000, "SA", b"")),
         ("udp", ends(VM, CLIENT).udp(53, 40000, b"answer")),
-        ("udp without checksum", ends(VM, CLIENT).udp_without_checksum(53, 40000, b"answer")),
-        ("icmp echo reply", ends(VM, CLIENT).echo_reply(7, b"payload")),
+        (
+            "udp without checksum",
+            ends(VM, CLIENT).udp_without_checksum(53, 40000, b"answer"),
+        ),
+        (
+            "icmp echo reply",
+            ends(VM, CLIENT).echo_reply(7, b"payload"),
+        ),
         ("gre", ends(VM, CLIENT).raw(47, &[0, 0, 8, 0, 1, 2, 3, 4])),
-        ("later fragment", fragment(&ends(VM, CLIENT).udp(1, 2, &[7; 2000]), 1000).remove(1)),
+        (
+            "later fragment",
+            fragment(&ends(VM, CLIENT).udp(1, 2, &[7; 2000]), 1000).remove(1),
+        ),
     ] {
         println!("{name}");
         for lane in [Delivery::Peer, Delivery::Neigh, Delivery::Xdp] {
@@ -92,9 +100,14 @@ fn pods_are_talked_to_with_the_vms_own_address() {
 fn what_never_leaves_the_link_is_not_touched() {
     let mut world = World::node();
     world.bind(EIP, VM, Delivery::Peer);
-    for destination in
-        ["224.0.0.251", "239.1.2.3", "255.255.255.255", "169.254.1.1", "0.0.0.0", "127.0.0.1"]
-    {
+    for destination in [
+        "224.0.0.251",
+        "239.1.2.3",
+        "255.255.255.255",
+        "169.254.1.1",
+        "0.0.0.0",
+        "127.0.0.1",
+    ] {
         let packet = ends(VM, destination).udp(68, 67, b"discover");
         world
             .send(Hook::DoorOut, &packet)
@@ -144,7 +157,10 @@ fn a_bound_eip_outside_every_range_is_protected_too() {
     let mut world = World::new();
     world.bind(EIP, VM, Delivery::Peer);
     let packet = ends(EIP, CLIENT).udp(1, 2, b"spoof");
-    world.send(Hook::DoorOut, &packet).ended(Reason::SpoofedEip).with(Action::Drop);
+    world
+        .send(Hook::DoorOut, &packet)
+        .ended(Reason::SpoofedEip)
+        .with(Action::Drop);
 }
 
 #[test]
@@ -156,7 +172,10 @@ fn a_vm_cannot_send_as_a_vm_bound_elsewhere() {
         let packet = ends("10.244.1.11", destination).udp(1, 2, b"spoof");
         let run = world.send(Hook::DoorOut, &packet);
         run.ended(Reason::SpoofedVm).with(Action::Drop).carried(&[]);
-        assert_eq!(run.moved_for[&(victim, Hook::DoorOut, Reason::SpoofedVm)], 1);
+        assert_eq!(
+            run.moved_for[&(victim, Hook::DoorOut, Reason::SpoofedVm)],
+            1
+        );
     }
 }
 
@@ -166,7 +185,11 @@ fn malformed_packets_of_a_vm_go_nowhere() {
     let slot = world.bind(EIP, VM, Delivery::Peer);
     let mut lying = ends(VM, CLIENT).udp(1, 2, b"x");
     lying[16..18].copy_from_slice(&999_u16.to_be_bytes());
-    for packet in [lying, ends(VM, CLIENT).raw(6, &[0; 12]), ends(VM, POD).raw(17, &[0; 4])] {
+    for packet in [
+        lying,
+        ends(VM, CLIENT).raw(6, &[0; 12]),
+        ends(VM, POD).raw(17, &[0; 4]),
+    ] {
         let run = world.send(Hook::DoorOut, &packet);
         run.ended(Reason::Malformed).with(Action::Drop).carried(&[]);
         assert_eq!(run.moved_for[&(slot, Hook::DoorOut, Reason::Malformed)], 1);
@@ -183,7 +206,10 @@ fn a_packet_whose_ttl_ends_here_goes_to_the_kernel_as_the_eip() {
         .with(Action::Pass)
         .carried(&[(slot, 0, 1)])
         .leaving(&translated(&packet, ip(EIP), ip(CLIENT), 0));
-    assert_eq!(run.moved_for[&(slot, Hook::DoorOut, Reason::TtlExceeded)], 1);
+    assert_eq!(
+        run.moved_for[&(slot, Hook::DoorOut, Reason::TtlExceeded)],
+        1
+    );
 }
 
 #[test]
@@ -198,8 +224,12 @@ fn a_packet_larger_than_the_uplink_goes_to_the_kernel_as_the_eip() {
         .with(Action::Pass)
         .leaving(&translated(&packet, ip(EIP), ip(CLIENT), 0));
     let segments = ends(VM, CLIENT).tcp(1, 2, "A", &[0; 2520]);
-    world.send_segmented(Hook::DoorOut, &segments, 1260).ended(Reason::SentToUplink);
-    world.send_segmented(Hook::DoorOut, &segments, 1261).ended(Reason::TooLarge);
+    world
+        .send_segmented(Hook::DoorOut, &segments, 1260)
+        .ended(Reason::SentToUplink);
+    world
+        .send_segmented(Hook::DoorOut, &segments, 1261)
+        .ended(Reason::TooLarge);
 }
 
 #[test]
@@ -256,7 +286,11 @@ fn a_vm_reaches_itself_by_its_own_eip() {
         .ended(Reason::DeliveredPeer)
         .with(Action::Redirect)
         .carried(&[(slot, 1, 1)])
-        .leaving(&with_macs(translated(&packet, ip(EIP), ip(VM), 1), VM_MAC, DOOR_MAC));
+        .leaving(&with_macs(
+            translated(&packet, ip(EIP), ip(VM), 1),
+            VM_MAC,
+            DOOR_MAC,
+        ));
 }
 
 #[test]
@@ -278,11 +312,23 @@ fn a_hairpin_whose_ttl_ends_or_size_exceeds_goes_to_the_kernel_as_the_eip() {
     world.bind(EIP, VM, Delivery::Peer);
     world.put_binding(
         "203.0.113.11",
-        binding("10.244.1.11", Delivery::Peer, OTHER_PORT, 5, BINDING_PRIMARY),
+        binding(
+            "10.244.1.11",
+            Delivery::Peer,
+            OTHER_PORT,
+            5,
+            BINDING_PRIMARY,
+        ),
     );
     for (packet, reason) in [
-        (ends(VM, "203.0.113.11").ttl(1).udp(1, 2, b""), Reason::TtlExceeded),
-        (ends(VM, "203.0.113.11").udp(1, 2, &[0; 1400]), Reason::TooLarge),
+        (
+            ends(VM, "203.0.113.11").ttl(1).udp(1, 2, b""),
+            Reason::TtlExceeded,
+        ),
+        (
+            ends(VM, "203.0.113.11").udp(1, 2, &[0; 1400]),
+            Reason::TooLarge,
+        ),
     ] {
         world
             .send(Hook::DoorOut, &packet)

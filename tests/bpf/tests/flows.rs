@@ -36,8 +36,15 @@ fn answer(world: &mut World, question: &[u8], reply: &[u8], hook: Hook) -> Reaso
             || asked.moved.contains_key(&(hook, Reason::DeliveredPeer))
     );
     let answered = world.send(Hook::DoorOut, reply);
-    let (_, reason) = *answered.moved.keys().next().expect("a reason");
-    let source = if reason == Reason::Bypass { ip(VM) } else { ip(EIP) };
+    let reasons: Vec<_> = answered.moved.keys().map(|(_, reason)| *reason).collect();
+    let [reason] = reasons[..] else {
+        unreachable!("one packet ends for one reason, not for {reasons:?}");
+    };
+    let source = if reason == Reason::Bypass {
+        ip(VM)
+    } else {
+        ip(EIP)
+    };
     assert_eq!(&answered.packet[26..30], &source);
     reason
 }
@@ -61,12 +68,19 @@ fn a_pod_that_asks_the_eip_is_answered_by_the_eip() {
                 ends(VM, POD).echo_reply(77, b""),
                 key(POD, 77, 77, 1),
             ),
-            (ends(POD, EIP).raw(50, &[1; 16]), ends(VM, POD).raw(50, &[2; 16]), key(POD, 0, 0, 50)),
+            (
+                ends(POD, EIP).raw(50, &[1; 16]),
+                ends(VM, POD).raw(50, &[2; 16]),
+                key(POD, 0, 0, 50),
+            ),
         ];
         for (question, reply, key) in conversations {
             let mut world = World::node();
             world.bind(EIP, VM, Delivery::Peer);
-            assert_eq!(answer(&mut world, &question, &reply, hook), Reason::SentAsFlow);
+            assert_eq!(
+                answer(&mut world, &question, &reply, hook),
+                Reason::SentAsFlow
+            );
             assert_eq!(world.flow(&key), Some(ip(EIP)));
         }
     }
@@ -90,7 +104,9 @@ fn such_a_reply_goes_to_the_kernel_with_right_checksums_and_is_counted() {
 fn a_client_outside_leaves_no_state() {
     let mut world = World::node();
     world.bind(EIP, VM, Delivery::Peer);
-    world.send(Hook::UplinkTc, &ends(CLIENT, EIP).udp(4000, 53, b"q")).ended(Reason::DeliveredPeer);
+    world
+        .send(Hook::UplinkTc, &ends(CLIENT, EIP).udp(4000, 53, b"q"))
+        .ended(Reason::DeliveredPeer);
     assert_eq!(world.flow(&key(CLIENT, 53, 4000, 17)), None);
 }
 
@@ -116,9 +132,18 @@ fn a_direct_connection_with_the_same_ports_ends_the_conversation() {
     for (question, direct, reply) in cases {
         let mut world = World::node();
         world.bind(EIP, VM, Delivery::Peer);
-        assert_eq!(answer(&mut world, &question, &reply, Hook::DoorIn), Reason::SentAsFlow);
-        world.send(Hook::DoorIn, &direct).ended(Reason::Direct).leaving(&direct);
-        world.send(Hook::DoorOut, &reply).ended(Reason::Bypass).leaving(&reply);
+        assert_eq!(
+            answer(&mut world, &question, &reply, Hook::DoorIn),
+            Reason::SentAsFlow
+        );
+        world
+            .send(Hook::DoorIn, &direct)
+            .ended(Reason::Direct)
+            .leaving(&direct);
+        world
+            .send(Hook::DoorOut, &reply)
+            .ended(Reason::Bypass)
+            .leaving(&reply);
     }
 }
 
@@ -127,7 +152,9 @@ fn direct_segments_of_an_established_connection_do_not_end_another_conversation(
     let mut world = World::node();
     world.bind(EIP, VM, Delivery::Peer);
     world.send(Hook::DoorIn, &ends(POD, EIP).tcp(4000, 80, "S", b""));
-    world.send(Hook::DoorIn, &ends(POD, VM).tcp(4000, 80, "A", b"")).ended(Reason::Direct);
+    world
+        .send(Hook::DoorIn, &ends(POD, VM).tcp(4000, 80, "A", b""))
+        .ended(Reason::Direct);
     assert_eq!(world.flow(&key(POD, 80, 4000, 6)), Some(ip(EIP)));
 }
 
@@ -137,7 +164,10 @@ fn a_connection_the_vm_opens_is_its_own() {
     world.bind(EIP, VM, Delivery::Peer);
     world.send(Hook::DoorIn, &ends(POD, EIP).tcp(4000, 80, "S", b""));
     let open = ends(VM, POD).tcp(80, 4000, "S", b"");
-    world.send(Hook::DoorOut, &open).ended(Reason::Bypass).leaving(&open);
+    world
+        .send(Hook::DoorOut, &open)
+        .ended(Reason::Bypass)
+        .leaving(&open);
     assert_eq!(world.flow(&key(POD, 80, 4000, 6)), None);
 }
 
@@ -159,7 +189,10 @@ fn later_fragments_of_direct_traffic_stay_direct() {
     let mut world = World::node();
     world.bind(EIP, VM, Delivery::Peer);
     for piece in fragment(&ends(VM, POD).udp(53, 4001, &[3; 3000]), 1000) {
-        world.send(Hook::DoorOut, &piece).ended(Reason::Bypass).leaving(&piece);
+        world
+            .send(Hook::DoorOut, &piece)
+            .ended(Reason::Bypass)
+            .leaving(&piece);
     }
 }
 

@@ -1,5 +1,8 @@
 //! ICMP errors: the packet around and the packet inside.
-#![expect(clippy::unwrap_used, reason = "a test panics at the line that is wrong")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test panics at the line that is wrong"
+)]
 
 use eip_bpf_tests::{
     Action, World, checksums_are_right,
@@ -59,7 +62,10 @@ fn quotes(quoted: Ends) -> Vec<(&'static str, Vec<u8>)> {
         ("later fragment", later[..28].to_vec()),
         ("GRE", quoted.raw(47, &[0; 8])[14..].to_vec()),
         ("IP options", options),
-        ("IP header and nothing else", quoted.raw(6, &[9; 20])[14..34].to_vec()),
+        (
+            "IP header and nothing else",
+            quoted.raw(6, &[9; 20])[14..34].to_vec(),
+        ),
     ]
 }
 
@@ -83,11 +89,17 @@ fn an_error_from_the_network_reaches_the_vm_about_its_own_packet() {
             let slot = world.bind(EIP, VM, Delivery::Peer);
             let error = ends(ROUTER, EIP).icmp_error(kind.clone(), &quote);
             let run = world.send(Hook::UplinkTc, &error);
-            run.ended(Reason::DeliveredPeer).with(Action::Redirect).carried(&[(slot, 1, 0)]);
+            run.ended(Reason::DeliveredPeer)
+                .with(Action::Redirect)
+                .carried(&[(slot, 1, 0)]);
             checksums_are_right(&run.packet).unwrap();
             assert_eq!(&run.packet[30..34], &ip(VM), "outer destination");
             assert_eq!(&run.packet[42 + 12..42 + 16], &ip(VM), "quoted source");
-            assert_eq!(&run.packet[42 + 16..42 + 20], &ip(CLIENT), "quoted destination");
+            assert_eq!(
+                &run.packet[42 + 16..42 + 20],
+                &ip(CLIENT),
+                "quoted destination"
+            );
             assert_eq!(run.packet.len(), error.len());
         }
     }
@@ -96,9 +108,18 @@ fn an_error_from_the_network_reaches_the_vm_about_its_own_packet() {
 #[test]
 fn the_quoted_transport_checksum_is_that_of_the_packet_the_vm_sent() {
     for (name, whole) in [
-        ("tcp", ends(EIP, CLIENT).tcp(22, 40000, "A", &[1; 33])[14..].to_vec()),
-        ("udp", ends(EIP, CLIENT).udp(53, 40000, &[1; 33])[14..].to_vec()),
-        ("plain udp", ends(EIP, CLIENT).udp_without_checksum(53, 40000, &[1; 33])[14..].to_vec()),
+        (
+            "tcp",
+            ends(EIP, CLIENT).tcp(22, 40000, "A", &[1; 33])[14..].to_vec(),
+        ),
+        (
+            "udp",
+            ends(EIP, CLIENT).udp(53, 40000, &[1; 33])[14..].to_vec(),
+        ),
+        (
+            "plain udp",
+            ends(EIP, CLIENT).udp_without_checksum(53, 40000, &[1; 33])[14..].to_vec(),
+        ),
     ] {
         for length in [28, 40, whole.len()] {
             println!("{name} {length}");
@@ -134,7 +155,11 @@ fn an_error_of_the_vm_leaves_about_the_packet_the_peer_sent() {
             checksums_are_right(&run.packet).unwrap();
             assert_eq!(&run.packet[26..30], &ip(EIP), "outer source");
             assert_eq!(&run.packet[42 + 12..42 + 16], &ip(CLIENT), "quoted source");
-            assert_eq!(&run.packet[42 + 16..42 + 20], &ip(EIP), "quoted destination");
+            assert_eq!(
+                &run.packet[42 + 16..42 + 20],
+                &ip(EIP),
+                "quoted destination"
+            );
         }
     }
 }
@@ -148,7 +173,11 @@ fn errors_with_extensions_keep_them() {
     quote.resize(128, 0);
     let extension = [0x20, 0, 0xdf, 0xff, 0, 8, 1, 1, 0, 1, 2, 3];
     quote.extend_from_slice(&extension);
-    let kind = Icmpv4Type::Unknown { type_u8: 11, code_u8: 0, bytes5to8: [0, 32, 0, 0] };
+    let kind = Icmpv4Type::Unknown {
+        type_u8: 11,
+        code_u8: 0,
+        bytes5to8: [0, 32, 0, 0],
+    };
     let error = ends(ROUTER, EIP).icmp_error(kind.clone(), &quote);
     let mut expected_quote = requoted(&whole, VM, CLIENT, &whole);
     expected_quote.resize(128, 0);
@@ -213,6 +242,10 @@ fn an_error_without_a_whole_quoted_header_is_dropped() {
         world.bind(EIP, VM, Delivery::Peer);
         let kind = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port);
         let error = ends(ROUTER, EIP).icmp_error(kind, &quote);
-        world.send(Hook::UplinkTc, &error).ended(Reason::Malformed).with(Action::Drop).carried(&[]);
+        world
+            .send(Hook::UplinkTc, &error)
+            .ended(Reason::Malformed)
+            .with(Action::Drop)
+            .carried(&[]);
     }
 }

@@ -1,5 +1,4 @@
 //! Network to VM, one packet at a time.
-#![expect(clippy::unwrap_used, reason = "a test panics at the line that is wrong")]
 
 use eip_bpf_tests::{
     Action, World, checksums_are_right,
@@ -19,15 +18,24 @@ const VM: &str = "10.244.1.10";
 fn peer_lane_translates_address_ttl_macs_and_checksums() {
     for (name, packet) in [
         ("tcp", ends(CLIENT, EIP).tcp(40000, 22, "S", b"")),
-        ("tcp with payload of odd length", ends(CLIENT, EIP).tcp(40000, 22, "AP", b"hello")),
+        (
+            "tcp with payload of odd length",
+            ends(CLIENT, EIP).tcp(40000, 22, "AP", b"hello"),
+        ),
         ("udp", ends(CLIENT, EIP).udp(40000, 53, b"query")),
-        ("udp without checksum", ends(CLIENT, EIP).udp_without_checksum(40000, 53, b"query")),
+        (
+            "udp without checksum",
+            ends(CLIENT, EIP).udp_without_checksum(40000, 53, b"query"),
+        ),
         ("icmp echo", ends(CLIENT, EIP).echo_request(7, b"payload")),
         ("gre", ends(CLIENT, EIP).raw(47, &[0, 0, 8, 0, 1, 2, 3, 4])),
         ("esp", ends(CLIENT, EIP).raw(50, &[9; 40])),
         ("ipip", ends(CLIENT, EIP).raw(4, &[0x45; 20])),
         ("sctp", ends(CLIENT, EIP).raw(132, &[1; 32])),
-        ("a protocol nobody knows, without payload", ends(CLIENT, EIP).raw(253, &[])),
+        (
+            "a protocol nobody knows, without payload",
+            ends(CLIENT, EIP).raw(253, &[]),
+        ),
     ] {
         println!("{name}");
         let mut world = World::node();
@@ -40,7 +48,11 @@ fn peer_lane_translates_address_ttl_macs_and_checksums() {
             .leaving(&with_macs(expected, VM_MAC, DOOR_MAC));
         checksums_are_right(&run.packet).unwrap();
         let bytes = run.traffic[&slot].in_bytes;
-        assert_eq!(bytes, packet.len() as u64 - 14, "bytes counted from the IP header on");
+        assert_eq!(
+            bytes,
+            packet.len() as u64 - 14,
+            "bytes counted from the IP header on"
+        );
     }
 }
 
@@ -158,8 +170,14 @@ fn a_packet_whose_ttl_ends_here_goes_to_the_kernel_for_the_answer() {
         let slot = world.bind(EIP, VM, lane);
         let packet = ends(CLIENT, EIP).ttl(1).udp(1, 33434, b"probe");
         let run = world.send(Hook::UplinkTc, &packet);
-        run.ended(Reason::TtlExceeded).with(Action::Pass).carried(&[]).leaving(&packet);
-        assert_eq!(run.moved_for[&(slot, Hook::UplinkTc, Reason::TtlExceeded)], 1);
+        run.ended(Reason::TtlExceeded)
+            .with(Action::Pass)
+            .carried(&[])
+            .leaving(&packet);
+        assert_eq!(
+            run.moved_for[&(slot, Hook::UplinkTc, Reason::TtlExceeded)],
+            1
+        );
     }
 }
 
@@ -168,7 +186,9 @@ fn a_packet_larger_than_the_link_of_the_vm_goes_to_the_kernel_for_the_answer() {
     let mut world = World::node();
     world.bind(EIP, VM, Delivery::Peer);
     let fits = ends(CLIENT, EIP).udp(1, 2, &[0; 1400 - 28]);
-    world.send(Hook::UplinkTc, &fits).ended(Reason::DeliveredPeer);
+    world
+        .send(Hook::UplinkTc, &fits)
+        .ended(Reason::DeliveredPeer);
     let too_large = ends(CLIENT, EIP).udp(1, 2, &[0; 1400 - 27]);
     world
         .send(Hook::UplinkTc, &too_large)
@@ -214,7 +234,10 @@ fn ip_options_travel_along() {
 
 #[test]
 fn fragments_are_translated_and_add_up_to_the_right_datagram() {
-    for (lane, hook) in [(Delivery::Peer, Hook::UplinkTc), (Delivery::Neigh, Hook::DoorIn)] {
+    for (lane, hook) in [
+        (Delivery::Peer, Hook::UplinkTc),
+        (Delivery::Neigh, Hook::DoorIn),
+    ] {
         let mut world = World::node();
         world.bind(EIP, VM, lane);
         let whole = ends(CLIENT, EIP).udp(9, 10, &[0xa5; 3000]);
@@ -226,7 +249,11 @@ fn fragments_are_translated_and_add_up_to_the_right_datagram() {
             assert_eq!(&run.packet[30..34], &ip(VM));
             payload.extend_from_slice(&run.packet[34..]);
         }
-        assert_eq!(payload, expected[34..], "reassembled transport header, checksum and data");
+        assert_eq!(
+            payload,
+            expected[34..],
+            "reassembled transport header, checksum and data"
+        );
     }
 }
 
@@ -237,11 +264,18 @@ fn an_eip_of_this_node_does_not_arrive_from_the_network() {
     world.bind("203.0.113.11", "10.244.1.11", Delivery::Peer);
     let packet = ends("203.0.113.11", EIP).udp(1, 2, b"spoof");
     let run = world.send(Hook::UplinkTc, &packet);
-    run.ended(Reason::SpoofedFromNetwork).with(Action::Drop).carried(&[]);
-    assert_eq!(run.moved_for[&(slot, Hook::UplinkTc, Reason::SpoofedFromNetwork)], 1);
+    run.ended(Reason::SpoofedFromNetwork)
+        .with(Action::Drop)
+        .carried(&[]);
+    assert_eq!(
+        run.moved_for[&(slot, Hook::UplinkTc, Reason::SpoofedFromNetwork)],
+        1
+    );
     // One that lives on another node does.
     let packet = ends("203.0.113.99", EIP).udp(1, 2, b"neighbour");
-    world.send(Hook::UplinkTc, &packet).ended(Reason::DeliveredPeer);
+    world
+        .send(Hook::UplinkTc, &packet)
+        .ended(Reason::DeliveredPeer);
 }
 
 #[test]
@@ -276,10 +310,16 @@ fn packets_that_lie_about_their_lengths_are_dropped_and_counted() {
         ("ICMP header cut short", cut_icmp),
         ("DCCP header cut short", cut_dccp),
         ("SCTP header cut short", cut_sctp),
-        ("first fragment without the TCP checksum", tiny_first_fragment),
+        (
+            "first fragment without the TCP checksum",
+            tiny_first_fragment,
+        ),
     ] {
         println!("{name}");
-        for (hook, lane) in [(Hook::UplinkTc, Delivery::Peer), (Hook::DoorIn, Delivery::Neigh)] {
+        for (hook, lane) in [
+            (Hook::UplinkTc, Delivery::Peer),
+            (Hook::DoorIn, Delivery::Neigh),
+        ] {
             let mut world = World::node();
             let slot = world.bind(EIP, VM, lane);
             let run = world.send(hook, &packet);
@@ -298,7 +338,11 @@ fn padding_behind_the_packet_is_no_lie() {
     world
         .send(Hook::UplinkTc, &packet)
         .ended(Reason::DeliveredPeer)
-        .leaving(&with_macs(translated(&packet, ip(CLIENT), ip(VM), 1), VM_MAC, DOOR_MAC));
+        .leaving(&with_macs(
+            translated(&packet, ip(CLIENT), ip(VM), 1),
+            VM_MAC,
+            DOOR_MAC,
+        ));
 }
 
 #[test]
@@ -307,7 +351,10 @@ fn the_door_of_another_vm_lets_a_flooded_packet_pass_untouched() {
     let slot = world.bind_at(EIP, VM, Delivery::Neigh, OTHER_PORT);
     let packet = ends(CLIENT, EIP).udp(1, 2, b"flooded");
     let run = world.send(Hook::DoorIn, &packet);
-    run.ended(Reason::WrongPort).with(Action::Pass).carried(&[]).leaving(&packet);
+    run.ended(Reason::WrongPort)
+        .with(Action::Pass)
+        .carried(&[])
+        .leaving(&packet);
     assert_eq!(run.moved_for[&(slot, Hook::DoorIn, Reason::WrongPort)], 1);
 }
 
@@ -344,7 +391,10 @@ fn express_lane_translates_in_xdp() {
     for (name, packet) in [
         ("tcp", ends(CLIENT, EIP).tcp(40000, 22, "S", b"")),
         ("udp", ends(CLIENT, EIP).udp(40000, 53, b"query")),
-        ("udp without checksum", ends(CLIENT, EIP).udp_without_checksum(40000, 53, b"query")),
+        (
+            "udp without checksum",
+            ends(CLIENT, EIP).udp_without_checksum(40000, 53, b"query"),
+        ),
         ("icmp echo", ends(CLIENT, EIP).echo_request(7, b"payload")),
         ("esp", ends(CLIENT, EIP).raw(50, &[9; 40])),
         ("later fragment", {
@@ -439,5 +489,7 @@ fn a_more_specific_prefix_decides_alone() {
     let inside = ends("198.51.1.1", EIP).udp(1, 2, b"");
     world.send(Hook::UplinkXdp, &inside).ended(Reason::LeftToTc);
     let outside = ends(CLIENT, EIP).udp(1, 2, b"");
-    world.send(Hook::UplinkXdp, &outside).ended(Reason::DeliveredXdp);
+    world
+        .send(Hook::UplinkXdp, &outside)
+        .ended(Reason::DeliveredXdp);
 }

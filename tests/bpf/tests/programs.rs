@@ -1,4 +1,9 @@
 //! The object as a whole.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test panics at the line that is wrong"
+)]
 
 use std::collections::BTreeSet;
 
@@ -21,8 +26,11 @@ fn the_object_has_exactly_the_programs_and_maps_of_the_abi() {
     let ebpf = Ebpf::load(eip_daemon::EBPF_OBJECT).expect("the object loads");
     let programs: BTreeSet<_> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
     assert_eq!(programs, program::ALL.map(str::to_owned).into());
-    let maps: BTreeSet<_> =
-        ebpf.maps().map(|(name, _)| name.to_owned()).filter(|name| !name.starts_with('.')).collect();
+    let maps: BTreeSet<_> = ebpf
+        .maps()
+        .map(|(name, _)| name.to_owned())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
     assert_eq!(maps, map::ALL.map(str::to_owned).into());
 }
 
@@ -56,9 +64,20 @@ fn map_layout_matches_abi_version() {
     let ebpf = Ebpf::load(eip_daemon::EBPF_OBJECT).expect("the object loads");
     for (name, kind, key, value) in expected {
         let info = map_info(&ebpf, name);
-        assert_eq!((info.map_type().expect("a known type") as u32, info.key_size(), info.value_size()),
-            (kind, key, value), "{name}");
-        assert_eq!(info.name_as_str(), Some(name), "the kernel keeps the name whole");
+        assert_eq!(
+            (
+                info.map_type().expect("a known type") as u32,
+                info.key_size(),
+                info.value_size()
+            ),
+            (kind, key, value),
+            "{name}"
+        );
+        assert_eq!(
+            info.name_as_str(),
+            Some(name),
+            "the kernel keeps the name whole"
+        );
     }
     assert_eq!(size_of::<Binding<V4>>(), 40);
     assert_eq!(size_of::<Binding<V6>>(), 52);

@@ -55,14 +55,14 @@ fn example(reason: Reason) -> Option<(Hook, Delivery, Vec<u8>)> {
             packet[12..14].copy_from_slice(&[0x86, 0xdd]);
             packet
         }),
-        // With more than one packet or binding: their own tests below and beside.
+        // With more than one packet or binding: their own tests below and beside. A rewrite fails only
+        // in a kernel without memory.
         Reason::SentAsFlow
         | Reason::SpoofedVm
         | Reason::WrongPort
         | Reason::RoutedElsewhere
-        | Reason::NoRoute => return None,
-        // Only a kernel without memory brings this about.
-        Reason::RewriteFailed => return None,
+        | Reason::NoRoute
+        | Reason::RewriteFailed => return None,
     })
 }
 
@@ -84,15 +84,21 @@ fn a_reply_to_a_pod_ends_as_sent_as_flow() {
     let mut world = World::node();
     world.bind(EIP, VM, Delivery::Peer);
     world.send(Hook::DoorIn, &ends(POD, EIP).udp(1, 2, b"q"));
-    world.send(Hook::DoorOut, &ends(VM, POD).udp(2, 1, b"a")).ended(Reason::SentAsFlow);
+    world
+        .send(Hook::DoorOut, &ends(VM, POD).udp(2, 1, b"a"))
+        .ended(Reason::SentAsFlow);
 }
 
 #[test]
 fn the_wrong_port_ends_as_spoofed_or_flooded() {
     let mut world = World::node();
     world.bind_at(EIP, VM, Delivery::Peer, OTHER_PORT);
-    world.send(Hook::DoorOut, &ends(VM, CLIENT).udp(1, 2, b"x")).ended(Reason::SpoofedVm);
-    world.send(Hook::DoorIn, &ends(CLIENT, EIP).udp(1, 2, b"x")).ended(Reason::WrongPort);
+    world
+        .send(Hook::DoorOut, &ends(VM, CLIENT).udp(1, 2, b"x"))
+        .ended(Reason::SpoofedVm);
+    world
+        .send(Hook::DoorIn, &ends(CLIENT, EIP).udp(1, 2, b"x"))
+        .ended(Reason::WrongPort);
 }
 
 #[test]
@@ -113,7 +119,10 @@ fn without_a_gateway_the_kernels_routes_decide() {
         let packet = ends(VM, CLIENT).udp(1, 2, b"x");
         let untouched_hops = translated(&packet, ip(EIP), ip(CLIENT), 0);
 
-        world.send(Hook::DoorOut, &packet).ended(Reason::NoRoute).leaving(&untouched_hops);
+        world
+            .send(Hook::DoorOut, &packet)
+            .ended(Reason::NoRoute)
+            .leaving(&untouched_hops);
 
         ip_command("route add default via 172.16.0.1 dev mg0");
         world
@@ -134,6 +143,9 @@ fn without_a_gateway_the_kernels_routes_decide() {
             .leaving(&translated(&packet, ip(EIP), ip(CLIENT), 1));
 
         world.uplink(ifindex("up0"), 28);
-        world.send(Hook::DoorOut, &packet).ended(Reason::TooLarge).leaving(&untouched_hops);
+        world
+            .send(Hook::DoorOut, &packet)
+            .ended(Reason::TooLarge)
+            .leaving(&untouched_hops);
     });
 }

@@ -11,7 +11,11 @@
 //! A TTL lasts 250 runs, so that is the length of a call. For XDP the kernel patches its dispatcher
 //! before and after every call, which leaves caches cold: no fair place for a spread row, and the
 //! reason why those exist for tc alone.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a program for people at a terminal")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a program for people at a terminal"
+)]
 
 use std::collections::BTreeMap;
 
@@ -78,7 +82,10 @@ fn main() {
     for round in 1..=ROUNDS {
         println!("round {round} of {ROUNDS}");
         for is_xdp in [true, false] {
-            floor.entry(is_xdp).or_default().push(baseline.measure(is_xdp));
+            floor
+                .entry(is_xdp)
+                .or_default()
+                .push(baseline.measure(is_xdp));
         }
         for row in &mut rows {
             let sample = measure(&mut worlds[row.world], row);
@@ -98,7 +105,13 @@ fn address(index: u32) -> String {
 fn filled_world(count: u32, spread: Spread) -> World {
     let mut world = World::with_max_bindings(count.max(4096));
     world.net("10.244.0.0/16", NET_BYPASS);
-    for other in ["10.96.0.0/12", "172.16.0.0/24", "192.168.7.0/24", "10.9.0.0/16", "10.8.0.0/16"] {
+    for other in [
+        "10.96.0.0/12",
+        "172.16.0.0/24",
+        "192.168.7.0/24",
+        "10.9.0.0/16",
+        "10.8.0.0/16",
+    ] {
         world.net(other, NET_BYPASS);
     }
     world.gateway("192.0.2.1", 1500);
@@ -123,7 +136,11 @@ fn filled_world(count: u32, spread: Spread) -> World {
 }
 
 fn rows_for(rows: &mut Vec<Row>, world: usize, count: u32, spread: Spread) {
-    let kind = if spread == Spread::Hot { "hot" } else { "spread" };
+    let kind = if spread == Spread::Hot {
+        "hot"
+    } else {
+        "spread"
+    };
     let mut row = |name: &str, hook, reason, packet, goal| {
         let at = if hook == Hook::DoorOut { 26 } else { 30 };
         rows.push(Row {
@@ -147,16 +164,52 @@ fn rows_for(rows: &mut Vec<Row>, world: usize, count: u32, spread: Spread) {
         _ => None,
     };
     if spread == Spread::Hot {
-        row("xdp: express hit", Hook::UplinkXdp, Reason::DeliveredXdp, inbound.clone(), goal(90, 0));
+        row(
+            "xdp: express hit",
+            Hook::UplinkXdp,
+            Reason::DeliveredXdp,
+            inbound.clone(),
+            goal(90, 0),
+        );
     }
-    row("tc in: hit", Hook::UplinkTc, Reason::DeliveredPeer, inbound, goal(120, 160));
-    row("tc out: hit", Hook::DoorOut, Reason::SentToUplink, outbound, goal(150, 190));
+    row(
+        "tc in: hit",
+        Hook::UplinkTc,
+        Reason::DeliveredPeer,
+        inbound,
+        goal(120, 160),
+    );
+    row(
+        "tc out: hit",
+        Hook::DoorOut,
+        Reason::SentToUplink,
+        outbound,
+        goal(150, 190),
+    );
     if spread == Spread::Hot {
         let miss = ends(client, "198.51.100.9").udp(40000, 53, &[0; 18]);
         let bypass = ends(&eip, "10.244.9.9").udp(40000, 53, &[0; 18]);
-        row("xdp: not an EIP", Hook::UplinkXdp, Reason::NotEip, miss.clone(), Some(35));
-        row("tc in: not an EIP", Hook::UplinkTc, Reason::NotEip, miss, None);
-        row("tc out: bypass", Hook::DoorOut, Reason::Bypass, bypass, None);
+        row(
+            "xdp: not an EIP",
+            Hook::UplinkXdp,
+            Reason::NotEip,
+            miss.clone(),
+            Some(35),
+        );
+        row(
+            "tc in: not an EIP",
+            Hook::UplinkTc,
+            Reason::NotEip,
+            miss,
+            None,
+        );
+        row(
+            "tc out: bypass",
+            Hook::DoorOut,
+            Reason::Bypass,
+            bypass,
+            None,
+        );
     }
 }
 
@@ -167,7 +220,11 @@ fn measure(world: &mut World, row: &Row) -> u64 {
         .map(|call| {
             let mut packet = row.packet.clone();
             if let Some((at, count)) = row.start {
-                start_at(&mut packet, at, call.wrapping_mul(REPEAT).wrapping_mul(STEP) % count);
+                start_at(
+                    &mut packet,
+                    at,
+                    call.wrapping_mul(REPEAT).wrapping_mul(STEP) % count,
+                );
             }
             let mut out = vec![0; packet.len() + 64];
             let options = TestRunOptions {
@@ -181,7 +238,11 @@ fn measure(world: &mut World, row: &Row) -> u64 {
         .collect();
     let ended = world.total(row.hook, row.reason) - before;
     let expected = u64::from(CALLS) * u64::from(REPEAT);
-    assert_eq!(ended, expected, "{}: packets that ended otherwise", row.name);
+    assert_eq!(
+        ended, expected,
+        "{}: packets that ended otherwise",
+        row.name
+    );
     median(&mut samples)
 }
 
@@ -200,7 +261,10 @@ fn print_table(rows: &[Row], mut floor: BTreeMap<bool, Vec<u64>>) {
     let xdp = median(floor.get_mut(&true).unwrap());
     let tc = median(floor.get_mut(&false).unwrap());
     println!("\nno-op: xdp {xdp} ns, tc {tc} ns (subtracted below)\n");
-    println!("{:<46} {:>8} {:>6} {:>6}", "", "over no-op", "ratio", "goal");
+    println!(
+        "{:<46} {:>8} {:>6} {:>6}",
+        "", "over no-op", "ratio", "goal"
+    );
     for row in rows {
         let floor = if row.hook == Hook::UplinkXdp { xdp } else { tc };
         let total = median(&mut row.samples.clone());
@@ -219,7 +283,8 @@ impl Baseline {
         let mut ebpf = Ebpf::load(eip_daemon::BASELINE_OBJECT).unwrap();
         let program: &mut Xdp = ebpf.program_mut("noop_xdp").unwrap().try_into().unwrap();
         program.load().unwrap();
-        let program: &mut SchedClassifier = ebpf.program_mut("noop_tc").unwrap().try_into().unwrap();
+        let program: &mut SchedClassifier =
+            ebpf.program_mut("noop_tc").unwrap().try_into().unwrap();
         program.load().unwrap();
         Self(ebpf)
     }
