@@ -63,6 +63,9 @@ impl KernelDataPlane {
         let (programs, notices) = Programs::load(&options)?;
         let directory = map_directory(&options.bpffs);
         let maps = Maps::open(&directory).map_err(OpenError::Maps)?;
+        let mut left = Observed::default();
+        maps.read(&mut left).map_err(OpenError::Maps)?;
+        let memory = Memory::of_bindings(left.bindings.values().map(|(state, _slot)| state));
         let shared = Shared {
             maps: Maps::open(&directory).map_err(OpenError::Maps)?,
             attachments: Mutex::default(),
@@ -80,7 +83,7 @@ impl KernelDataPlane {
             maps,
             client: RouteClient::new(NETLINK_ROUTE),
             generic: Generic::new(),
-            memory: Memory::default(),
+            memory,
             without_xdp: BTreeMap::new(),
             standing: Standing::default(),
             shared: Arc::new(shared),

@@ -1,10 +1,16 @@
 //! The node as the kernel shows it, with the little memory that a faithful look needs.
 //!
-//! Two things are remembered between looks, both bounded by what is there:
-//! - behind which port of a bridge a MAC was last seen. Bridges forget a silent VM after 300 seconds
-//!   although it has not moved; its port stays known for as long as it is a port of that bridge and
-//!   nobody else claims the MAC, and the VM is probed meanwhile so that the bridge learns it again;
+//! A VM that is silent has not moved, and an EIP must not be taken from it for that. So three things are
+//! remembered between looks, all bounded by what is there:
+//! - the MAC a VM's address last resolved to. The kernel forgets it when the VM does not answer for a
+//!   while (paused, busy, restarting its network) or when its neighbour table is large;
+//! - behind which port of a bridge a MAC was last seen. Bridges forget a silent one after 300 seconds;
 //! - when a neighbour was last asked for, so that a VM that does not answer is not asked all the time.
+//!
+//! The first two hold while the route leads to the same interface and, behind a bridge, while the port
+//! is a port of that bridge: the interface of a VM that is gone is gone with it. What the kernel says
+//! now always wins, and what it has forgotten is asked for at every look. They survive a restart, because
+//! the bindings in the maps say both.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,15 +29,18 @@ use super::{
         links, lookup, neighbours,
     },
 };
-use crate::model::{Link, NetworkView, RouteTo};
+use crate::model::{BindingState, Link, NetworkView, RouteTo};
 
 /// One question per neighbour in this time. The kernel itself sends three requests a second apart.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// How a binding says that its VM was not resolved.
+const UNKNOWN_MAC: Mac = [0; 6];
 const BRIDGE: &str = "bridge";
 
 /// What is remembered between looks.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
+    macs: BTreeMap<(u32, IpAddr), Mac>,
     ports: BTreeMap<(u32, Mac), u32>,
     asked: BTreeMap<(u32, IpAddr), Instant>,
 }
@@ -59,7 +68,7 @@ pub(super) async fn look(
         xdp_ports: receivers(generic).await,
     };
     let wanted = questions(&view);
-    memory.recall_ports(&mut view);
+    memory.recall(&mut view);
     memory.ask(client, &wanted, now).await;
     view.foreign_egress = foreign_egress(client, &view).await?;
     Ok(view)
@@ -113,26 +122,63 @@ fn knows_port(view: &NetworkView, link: &Link, mac: Mac) -> bool {
 }
 
 impl Memory {
-    /// Adds the ports the bridges have forgotten, and forgets what is not true any more.
+    /// What an earlier process knew, from the bindings it left: a restart while a VM is silent is no
+    /// reason to take its EIP either.
+    pub(super) fn of_bindings<'a>(bindings: impl Iterator<Item = &'a BindingState>) -> Self {
+        let mut memory = Self::default();
+        for binding in bindings.filter(|binding| binding.vm_mac != UNKNOWN_MAC) {
+            memory.macs.insert((binding.l3, binding.vm), binding.vm_mac);
+            if binding.port != binding.l3 {
+                memory
+                    .ports
+                    .insert((binding.l3, binding.vm_mac), binding.port);
+            }
+        }
+        memory
+    }
+
+    /// Adds what the kernel has forgotten, and forgets what is not true any more.
+    fn recall(&mut self, view: &mut NetworkView) {
+        self.recall_macs(view);
+        self.recall_ports(view);
+    }
+
+    fn recall_macs(&mut self, view: &mut NetworkView) {
+        let vms: BTreeSet<(u32, IpAddr)> = local_vms(view).collect();
+        self.macs.retain(|key, mac| {
+            vms.contains(key)
+                && view.links.get(&key.0).is_some_and(|link| {
+                    link.kind != BRIDGE
+                        || self
+                            .ports
+                            .get(&(key.0, *mac))
+                            .is_some_and(|port| is_port(view, key.0, *port))
+                })
+        });
+        for key in vms {
+            match view.neighbours.get(&key) {
+                Some(mac) => {
+                    self.macs.insert(key, *mac);
+                }
+                None => view
+                    .neighbours
+                    .extend(self.macs.get(&key).map(|mac| (key, *mac))),
+            }
+        }
+    }
+
     fn recall_ports(&mut self, view: &mut NetworkView) {
-        let vms: BTreeSet<(u32, Mac)> = vm_macs(view).collect();
-        let is_member = |bridge: u32, port: u32| {
-            view.links
-                .get(&port)
-                .is_some_and(|link| link.master == Some(bridge))
-        };
+        let vms: BTreeSet<(u32, Mac)> = bridged_macs(view).collect();
         self.ports
-            .retain(|key, port| vms.contains(key) && is_member(key.0, *port));
+            .retain(|key, port| vms.contains(key) && is_port(view, key.0, *port));
         for key in vms {
             match view.bridge_ports.get(&key) {
                 Some(port) => {
                     self.ports.insert(key, *port);
                 }
-                None => {
-                    if let Some(port) = self.ports.get(&key) {
-                        view.bridge_ports.insert(key, *port);
-                    }
-                }
+                None => view
+                    .bridge_ports
+                    .extend(self.ports.get(&key).map(|port| (key, *port))),
             }
         }
     }
@@ -162,19 +208,24 @@ impl Memory {
     }
 }
 
+fn is_port(view: &NetworkView, bridge: u32, port: u32) -> bool {
+    view.links
+        .get(&port)
+        .is_some_and(|link| link.master == Some(bridge))
+}
+
+/// Interface and address of every VM on this node.
+fn local_vms(view: &NetworkView) -> impl Iterator<Item = (u32, IpAddr)> {
+    let local = view.routes.iter().filter(|(_, route)| is_local(route));
+    local.map(|(address, route)| (route.ifindex, *address))
+}
+
 /// Bridge and MAC of every VM behind a bridge.
-fn vm_macs(view: &NetworkView) -> impl Iterator<Item = (u32, Mac)> {
-    view.routes
-        .iter()
-        .filter(|(_, route)| is_local(route))
-        .filter_map(|(address, route)| {
-            let bridge = view
-                .links
-                .get(&route.ifindex)
-                .filter(|link| link.kind == BRIDGE)?;
-            let mac = view.neighbours.get(&(bridge.ifindex, *address))?;
-            Some((bridge.ifindex, *mac))
-        })
+fn bridged_macs(view: &NetworkView) -> impl Iterator<Item = (u32, Mac)> {
+    local_vms(view).filter_map(|key| {
+        let bridge = view.links.get(&key.0).filter(|link| link.kind == BRIDGE)?;
+        Some((bridge.ifindex, *view.neighbours.get(&key)?))
+    })
 }
 
 /// The interfaces doors of VMs would be on, as far as they are known.

@@ -4,7 +4,10 @@ use std::{net::IpAddr, time::Duration};
 
 use eip_daemon::{
     dataplane::{DataPlane as _, features},
-    model::{Action, HostRoute, PolicyRule, RULE_PRIORITIES, RuleAction, RuleMatch, TableDefault},
+    model::{
+        Action, BindingState, HostRoute, Lane, PolicyRule, RULE_PRIORITIES, RuleAction, RuleMatch,
+        TableDefault,
+    },
 };
 
 use crate::world::{
@@ -51,6 +54,58 @@ fn a_vm_behind_a_routed_veth_is_found_by_asking() {
             .iter()
             .find(|address| address.ifindex == port);
         assert!(own.is_some(), "{:?}", view.addresses);
+    });
+}
+
+#[test]
+fn a_vm_that_falls_silent_is_not_lost_and_not_even_by_the_next_process() {
+    on_a_node(async |world| {
+        let guest = Guest::new();
+        guest.plug("cali1", "10.244.1.7/24");
+        run("ip address add 10.244.1.1/24 dev cali1");
+        let vm = ip("10.244.1.7");
+        let port = ifindex("cali1");
+        let mut plane = world.open();
+        let view = eventually_sees(&mut plane, &[vm], "neighbour", |view| {
+            view.neighbours.contains_key(&(port, vm))
+        })
+        .await;
+        let mac = view.neighbours[&(port, vm)];
+        let state = BindingState {
+            vm,
+            port,
+            l3: port,
+            mtu: 1500,
+            vm_mac: mac,
+            node_mac: view.links[&port].mac.unwrap(),
+            delivery: Lane::Peer,
+            is_primary: true,
+            shares_vm: false,
+            generation: 1,
+        };
+        let eip = ip("203.0.113.9");
+        apply(
+            &mut plane,
+            Action::PutBinding {
+                eip,
+                state,
+                slot: 0,
+                is_new_slot: true,
+            },
+        )
+        .await;
+
+        guest.run("ip address flush dev eth0");
+        for _ in 0..2 {
+            run("ip neigh flush dev cali1");
+            let view = plane.view(&[vm].into()).await.unwrap();
+            assert_eq!(view.neighbours.get(&(port, vm)), Some(&mac));
+            drop(plane);
+            plane = world.open();
+        }
+        run("ip link del cali1");
+        let view = plane.view(&[vm].into()).await.unwrap();
+        assert!(view.neighbours.is_empty(), "{:?}", view.neighbours);
     });
 }
 

@@ -19,7 +19,7 @@ use eip_daemon::{
     model::{Action, NetworkView, Observed, UplinkState},
 };
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
     unistd::{geteuid, gettid},
 };
@@ -100,6 +100,13 @@ impl World {
     /// Where a map is pinned.
     pub(crate) fn map(&self, name: &str) -> PathBuf {
         self.bpffs.join("eip/maps").join(name)
+    }
+}
+
+impl Drop for World {
+    /// The directory it is mounted on can only be removed after it.
+    fn drop(&mut self) {
+        let _gone = umount2(&self.bpffs, MntFlags::MNT_DETACH);
     }
 }
 
