@@ -26,6 +26,20 @@ const EIPS: [&str; 7] = [
 ];
 const VMS: [&str; 4] = ["a", "b", "c", "d"];
 
+/// As many cases as a quick run bears; `PROPTEST_CASES` asks for more.
+fn config(cases: u32) -> Config {
+    let default = Config {
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let is_asked = std::env::var_os("PROPTEST_CASES").is_some();
+    if is_asked {
+        default
+    } else {
+        Config { cases, ..default }
+    }
+}
+
 fn any_vm(name: &'static str) -> impl Strategy<Value = VmFact> {
     let phase = prop_oneof![
         6 => Just(VmPhase::Running),
@@ -239,7 +253,7 @@ fn is_as_desired(observed: &Observed, facts: &Facts, view: &NetworkView) -> bool
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 1500, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(config(1500))]
 
     #[test]
     fn a_plan_leads_from_any_life_to_any_other_without_a_wrong_moment(
@@ -410,7 +424,7 @@ fn run(future: impl Future<Output = Result<(), TestCaseError>>) -> Result<(), Te
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 400, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(config(400))]
 
     #[test]
     fn whatever_happens_in_whatever_order_the_kernel_ends_up_as_specified(
