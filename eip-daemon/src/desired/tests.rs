@@ -59,7 +59,7 @@ fn link(ifindex: u32, name: &str, kind: &str) -> Link {
     }
 }
 
-/// One VM behind a veth (10.244.0.1, fd00:10::1), one behind a bridge (10.244.9.3).
+/// One VM behind a veth (10.244.0.1, `fd00:10::1`), one behind a bridge (10.244.9.3).
 fn node() -> NetworkView {
     let mut view = NetworkView::default();
     let port = Link {
@@ -281,26 +281,26 @@ fn a_binding_waits_for_its_vm_with_a_reason() {
             facts.vms[0].name.namespace = "other".to_owned();
         }),
         ("pending", W::VmNotRunning, |facts, _, _| {
-            facts.vms[0].phase = VmPhase::Pending
+            facts.vms[0].phase = VmPhase::Pending;
         }),
         ("final", W::VmNotRunning, |facts, _, _| {
-            facts.vms[0].phase = VmPhase::Final
+            facts.vms[0].phase = VmPhase::Final;
         }),
         ("unknown phase", W::VmNotRunning, |facts, _, _| {
-            facts.vms[0].phase = VmPhase::Unknown
+            facts.vms[0].phase = VmPhase::Unknown;
         }),
         ("no node", W::VmNotRunning, |facts, _, _| {
-            facts.vms[0].node = None
+            facts.vms[0].node = None;
         }),
         ("no interface", W::VmHasNoAddress, |facts, _, _| {
-            facts.vms[0].interfaces.clear()
+            facts.vms[0].interfaces.clear();
         }),
         ("other family only", W::VmHasNoAddress, |facts, _, _| {
             facts.vms[0].interfaces[0].addresses.remove(0);
         }),
         ("no route", W::NoRoute, |_, _, view| view.routes.clear()),
         ("interface gone", W::NoRoute, |_, _, view| {
-            drop(view.links.remove(&VETH))
+            drop(view.links.remove(&VETH));
         }),
         ("gateway", W::NotLocal, |_, _, view| {
             view.routes.get_mut(&ip("10.244.0.1")).unwrap().gateway = Some(ip("10.1.1.1"));
@@ -315,16 +315,16 @@ fn a_binding_waits_for_its_vm_with_a_reason() {
     }
     let placed: [(&str, W, Change); 8] = [
         ("no neighbour", W::PortUnknown, |_, _, view| {
-            view.neighbours.clear()
+            view.neighbours.clear();
         }),
         ("no forwarding entry", W::PortUnknown, |_, _, view| {
-            view.bridge_ports.clear()
+            view.bridge_ports.clear();
         }),
         ("port left the bridge", W::PortUnknown, |_, _, view| {
             view.links.get_mut(&PORT).unwrap().master = None;
         }),
         ("port gone", W::PortUnknown, |_, _, view| {
-            drop(view.links.remove(&PORT))
+            drop(view.links.remove(&PORT));
         }),
         ("local route", W::NotLocal, |_, _, view| {
             view.routes.get_mut(&ip("10.244.9.3")).unwrap().is_unicast = false;
@@ -517,8 +517,8 @@ fn the_lane_is_what_was_asked_for_where_the_port_can_do_it() {
     let nothing: Change = |_| {};
     let no_mac: Change = |view| view.neighbours.clear();
     let tap: Change = |view| view.links.get_mut(&VETH).unwrap().kind = "tun".to_owned();
-    let foreign: Change = |view| drop(view.foreign_egress.insert(VETH));
-    let xdp: Change = |view| drop(view.xdp_ports.insert(VETH));
+    let foreign: Change = |view| _ = view.foreign_egress.insert(VETH);
+    let xdp: Change = |view| _ = view.xdp_ports.insert(VETH);
     let xdp_no_mac: Change = |view| {
         view.xdp_ports.insert(VETH);
         view.neighbours.clear();

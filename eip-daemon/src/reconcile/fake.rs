@@ -187,13 +187,16 @@ pub(super) fn apply(observed: &mut Observed, action: &Action) {
     }
 }
 
+/// Decides which actions fail.
+pub(super) type Fault = Box<dyn FnMut(&Action) -> bool + Send>;
+
 /// What a test decides about the kernel.
 #[derive(Default)]
 pub(super) struct World {
     pub(super) view: NetworkView,
     pub(super) observed: Observed,
     /// Which actions fail.
-    pub(super) fails: Option<Box<dyn FnMut(&Action) -> bool + Send>>,
+    pub(super) fails: Option<Fault>,
     /// Nothing can be read.
     pub(super) is_blind: bool,
     /// What was done, failed tries left out.

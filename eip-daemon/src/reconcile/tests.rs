@@ -199,7 +199,7 @@ impl Bench {
     /// A new process on a kernel that stands.
     pub(super) fn on(kernel: FakeKernel, initial: Facts) -> Self {
         let (facts, receiver) = watch::channel(initial);
-        let (_keeps_running, shutdown) = watch::channel(false);
+        let (running, shutdown) = watch::channel(false);
         let (reconciler, reports) = Reconciler::new(
             kernel.clone(),
             receiver,
@@ -212,7 +212,7 @@ impl Bench {
             reports,
             reconciler,
             shutdown,
-            _keeps_running,
+            _keeps_running: running,
         }
     }
 

@@ -24,13 +24,18 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::shelf::{GRACE, Shelf};
+use super::shelf::{GRACE, Shelf, State};
 use crate::model::Facts;
+
+#[cfg(test)]
+mod tests;
 
 /// Pause between a change and the reading of it.
 const SETTLE: Duration = Duration::from_millis(50);
 /// Time between two readings when nothing is reported.
 const RESCAN: Duration = Duration::from_secs(10);
+/// The same while something cannot be read; nobody reports a directory that appears.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Reads a directory and follows it.
 #[derive(Debug)]
@@ -75,7 +80,11 @@ impl DirSource {
             };
             files = returned;
             publish(&sender, facts);
-            let pause = if files.is_pending() { GRACE } else { RESCAN };
+            let pause = match files.state() {
+                State::Pending => GRACE,
+                State::Troubled => RETRY,
+                State::Settled => RESCAN,
+            };
             tokio::select! {
                 () = sender.closed() => return,
                 () = time::sleep(pause) => {}

@@ -12,6 +12,9 @@ use super::objects::{
 };
 use crate::model::{BindingFact, ObjectName, Origin, RefusedDocument, VmFact};
 
+#[cfg(test)]
+mod tests;
+
 /// An object somebody wrote down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Object {

@@ -22,6 +22,9 @@ use super::{
 };
 use crate::model::{BindingFact, DeliveryChoice, ObjectName, Origin};
 
+#[cfg(test)]
+mod tests;
+
 /// Longest file name of Linux file systems.
 const MAX_FILE_NAME: usize = 255;
 

@@ -176,11 +176,10 @@ impl EipBinding {
     /// What is missing or wrong, and what would be right.
     pub fn into_fact(self, origin: Option<Origin>) -> Result<BindingFact, ObjectError> {
         let name = self.metadata.object_name()?;
-        let vm = self.spec.vm(&name.namespace)?;
         Ok(BindingFact {
-            eip: self.spec.eip()?,
-            vm,
             created: self.metadata.created()?,
+            vm: self.spec.vm(&name.namespace)?,
+            eip: self.spec.eip()?,
             generation: self.metadata.generation.unwrap_or(0),
             primary: self.spec.primary.unwrap_or(false),
             delivery: self.spec.delivery()?,

@@ -23,6 +23,9 @@ use std::{
 use super::documents::{self, Object, ObjectKey, Reading};
 use crate::model::{Facts, Origin, RefusedDocument};
 
+#[cfg(test)]
+mod tests;
+
 /// How long a change that takes something away must last before it is taken.
 pub(super) const GRACE: Duration = Duration::from_millis(250);
 /// Largest file.
@@ -67,6 +70,17 @@ struct Entry {
     is_known: bool,
 }
 
+/// How soon to look again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// A change waits for its grace.
+    Pending,
+    /// Something could not be read.
+    Troubled,
+    /// Everything is in force as it stands there.
+    Settled,
+}
+
 /// A directory and what is known of it.
 #[derive(Debug)]
 pub(super) struct Shelf {
@@ -90,9 +104,16 @@ impl Shelf {
         &self.directory
     }
 
-    /// A change waits for its grace: look again after it.
-    pub(super) fn is_pending(&self) -> bool {
-        self.files.values().any(|entry| entry.pending.is_some())
+    pub(super) fn state(&self) -> State {
+        if self.files.values().any(|entry| entry.pending.is_some()) {
+            return State::Pending;
+        }
+        let is_troubled = self.files.values().any(|entry| entry.trouble.is_some());
+        if is_troubled || self.trouble.is_some() {
+            State::Troubled
+        } else {
+            State::Settled
+        }
     }
 
     /// Looks at every file whose stamp changed.

@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*, sample::select, test_runner::Config}
 use tokio::runtime;
 
 use super::*;
-use crate::reconcile::fake::{Violation, apply};
+use crate::reconcile::fake::{Fault, Violation, apply};
 
 const ADDRESSES4: [&str; 5] = [
     "10.244.0.1",
@@ -277,7 +277,9 @@ proptest! {
         damage in vec(any_damage(), 0..6),
     ) {
         let mut observed = settled(&facts1, &view1);
-        damage.iter().for_each(|damage| do_damage(&mut observed, damage));
+        for damage in &damage {
+            do_damage(&mut observed, damage);
+        }
         let desired = desired::compute(&facts2, &settings(), &view2);
         let actions = plan(&desired, &observed, Removal::Allowed);
         carry_out(&mut observed, &actions);
@@ -356,9 +358,9 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn fault(every: u32) -> Option<Box<dyn FnMut(&Action) -> bool + Send>> {
+fn fault(every: u32) -> Option<Fault> {
     let mut count = 0;
-    (every > 0).then(|| -> Box<dyn FnMut(&Action) -> bool + Send> {
+    (every > 0).then(|| -> Fault {
         Box::new(move |_| {
             count += 1;
             count % (every + 1) == 0

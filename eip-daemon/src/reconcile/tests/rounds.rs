@@ -88,7 +88,7 @@ async fn drift_is_repaired_and_counted() {
     let good = bench.kernel.world().observed.clone();
 
     for damage in [
-        |observed: &mut Observed| drop(observed.bindings.remove(&ip("203.0.113.10"))),
+        |observed: &mut Observed| _ = observed.bindings.remove(&ip("203.0.113.10")),
         |observed: &mut Observed| observed.routes.clear(),
         |observed: &mut Observed| observed.ports.clear(),
         |observed: &mut Observed| observed.uplinks.clear(),
