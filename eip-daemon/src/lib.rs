@@ -12,6 +12,8 @@
 //! A module imports only what stands left of it here, plus [`model`] and `eip_common`.
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod config;
 pub mod dataplane;
 pub mod desired;
 pub mod model;

@@ -1,0 +1,339 @@
+//! Command line of `eip-daemon`: types only. [`crate::config`] says what the values mean and which
+//! of them are refused.
+//!
+//! Values with rules of their own stay strings here, so that every problem of a command line is
+//! reported at once and not one per attempt.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use eip_common::abi;
+
+use crate::{
+    dataplane::{DEFAULT_BPFFS, DEFAULT_ROUTE_TABLE},
+    model::{DeliveryChoice, TcMode, XdpMode},
+};
+
+/// Default of `--socket`, shared with `eipctl`.
+pub const DEFAULT_SOCKET: &str = "/run/kube-eip/eip.sock";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done, or stopped on request
+  1  failed; the reason is on standard error
+  2  the command line or the environment is wrong";
+
+/// Elastic IPs for KubeVirt virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "eip-daemon", version, about, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the node agent: program this node's elastic IPs and keep them so.
+    Agent(Box<AgentArgs>),
+    /// Tell whether this kernel and node can carry elastic IPs, and what is missing.
+    Check(Box<CheckArgs>),
+    /// Remove everything the agent left in the kernel. Elastic IPs of this node stop working.
+    Cleanup(CleanupArgs),
+}
+
+/// Flags of `eip-daemon agent`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct AgentArgs {
+    /// What the node is.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// How the process runs.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+}
+
+/// Flags that describe the node and how it carries traffic; `check` takes them too.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Node")]
+pub struct NodeArgs {
+    /// Name the VMs' objects use for this node [default: the host name]
+    #[arg(long, value_name = "NAME", env = "EIP_NODE_NAME")]
+    pub node_name: Option<String>,
+
+    /// Interface toward the routers; repeat it or separate names by commas [default: the device of
+    /// the default route]
+    #[arg(
+        long = "uplink",
+        visible_alias = "gateway-dev",
+        value_name = "NAME",
+        env = "EIP_UPLINK",
+        value_delimiter = ','
+    )]
+    pub uplinks: Vec<String>,
+
+    /// Next hop for what VMs send with an elastic IP: one IPv4 and/or one IPv6 address [default:
+    /// what the routing table says]
+    #[arg(
+        long = "gateway-ip",
+        value_name = "IP",
+        env = "EIP_GATEWAY_IP",
+        value_delimiter = ','
+    )]
+    pub gateway_ips: Vec<String>,
+
+    /// Prefix elastic IPs come from; repeat it or separate prefixes by commas. Bindings outside of
+    /// all of them are refused
+    #[arg(
+        long = "eip-cidr",
+        value_name = "CIDR",
+        env = "EIP_CIDR",
+        value_delimiter = ','
+    )]
+    pub eip_cidrs: Vec<String>,
+
+    /// Pod, service or node network; repeat it or separate prefixes by commas. VMs talk to these
+    /// with their own address
+    #[arg(
+        long = "internal-net",
+        value_name = "CIDR",
+        env = "EIP_INTERNAL_NET",
+        value_delimiter = ','
+    )]
+    pub internal_nets: Vec<String>,
+
+    /// How packets reach a VM whose binding does not say it
+    #[arg(
+        long,
+        value_name = "LANE",
+        env = "EIP_DELIVERY",
+        default_value = "auto"
+    )]
+    pub delivery: DeliveryChoice,
+
+    /// XDP on uplinks: `auto` takes native, else generic, else none
+    #[arg(
+        long,
+        value_name = "MODE",
+        env = "EIP_XDP_MODE",
+        default_value = "auto"
+    )]
+    pub xdp_mode: XdpMode,
+
+    /// tc attachment: `auto` takes tcx (kernel 6.6), else clsact
+    #[arg(long, value_name = "MODE", env = "EIP_TC_MODE", default_value = "auto")]
+    pub tc_mode: TcMode,
+
+    /// Routing table for traffic of elastic IPs, used where the main table leads elsewhere
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        env = "EIP_ROUTE_TABLE",
+        default_value_t = 9469
+    )]
+    pub route_table: u32,
+
+    /// Mount point of the BPF file system; programs, maps and links are pinned in `eip/` below it
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "EIP_BPFFS",
+        default_value = DEFAULT_BPFFS
+    )]
+    pub bpffs: PathBuf,
+}
+
+/// Flags about the process itself.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Process")]
+pub struct ProcessArgs {
+    /// Where bindings and VMs come from: `dir:PATH` reads YAML and JSON files and follows changes
+    #[arg(long, value_name = "SOURCE", env = "EIP_SOURCE")]
+    pub source: Option<String>,
+
+    /// Control socket of `eipctl`; root only
+    #[arg(long, value_name = "PATH", env = "EIP_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+
+    /// Address of /metrics, /healthz, /readyz and /log-level; `off` serves none
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        env = "EIP_HTTP",
+        default_value = "127.0.0.1:9469"
+    )]
+    pub http: String,
+
+    /// Elastic IPs this node can carry, per address family
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "EIP_MAX_BINDINGS",
+        default_value_t = abi::DEFAULT_MAX_BINDINGS,
+        value_parser = clap::value_parser!(u32).range(1..=1_048_576)
+    )]
+    pub max_bindings: u32,
+
+    /// Conversations between an elastic IP and an internal network, per address family
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "EIP_MAX_FLOWS",
+        default_value_t = abi::DEFAULT_MAX_FLOWS,
+        value_parser = clap::value_parser!(u32).range(1024..=16_777_216)
+    )]
+    pub max_flows: u32,
+
+    /// How often the kernel is compared with what it should hold, events or not: `500ms`, `10s`, `2m`
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "EIP_RESYNC",
+        default_value = "10s"
+    )]
+    pub resync: String,
+
+    /// What is logged: a level, or directives such as `info,eip_daemon::reconcile=debug`
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "EIP_LOG_LEVEL",
+        default_value = "info"
+    )]
+    pub log_level: String,
+
+    /// Form of the log
+    #[arg(
+        long,
+        value_name = "FORM",
+        env = "EIP_LOG_FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Flags of `eip-daemon check`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Exit codes:
+  0  everything required is there
+  1  something required is missing
+  2  the command line or the environment is wrong")]
+pub struct CheckArgs {
+    /// The node as the agent would be told about it.
+    #[command(flatten)]
+    pub node: NodeArgs,
+
+    /// Form of the answer
+    #[arg(short, long, value_name = "FORM", default_value = "text")]
+    pub output: CheckOutput,
+}
+
+/// Form of the answer of `check`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum CheckOutput {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// Flags of `eip-daemon cleanup`.
+#[derive(Debug, Clone, Args)]
+pub struct CleanupArgs {
+    /// Mount point of the BPF file system
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "EIP_BPFFS",
+        default_value = DEFAULT_BPFFS
+    )]
+    pub bpffs: PathBuf,
+
+    /// Control socket of the agent, which must not be running
+    #[arg(long, value_name = "PATH", env = "EIP_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::{Cli, Command};
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lists_may_be_repeated_or_separated_by_commas() {
+        let cli = Cli::parse_from(["eip-daemon", "agent", "--uplink", "a,b", "--uplink", "c"]);
+        let Command::Agent(agent) = cli.command else {
+            panic!("not the agent")
+        };
+        assert_eq!(agent.node.uplinks, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn the_flag_names_of_the_first_operator_still_work() {
+        let cli = Cli::parse_from([
+            "eip-daemon",
+            "agent",
+            "--gateway-dev=eth1",
+            "--gateway-ip=192.0.2.1",
+            "--eip-cidr=203.0.113.0/24",
+            "--internal-net=10.0.0.0/8",
+            "--log-level=debug",
+        ]);
+        let Command::Agent(agent) = cli.command else {
+            panic!("not the agent")
+        };
+        assert_eq!(agent.node.uplinks, ["eth1"]);
+        assert_eq!(agent.process.log_level, "debug");
+    }
+
+    #[test]
+    fn every_flag_of_the_agent_can_come_from_the_environment() {
+        let command = Cli::command();
+        let agent = command.find_subcommand("agent").unwrap();
+        for arg in agent.get_arguments().filter(|arg| arg.get_id() != "help") {
+            let env = arg
+                .get_env()
+                .unwrap_or_else(|| panic!("{} has none", arg.get_id()));
+            assert!(
+                env.to_string_lossy().starts_with("EIP_"),
+                "{}",
+                arg.get_id()
+            );
+        }
+    }
+
+    #[test]
+    fn every_flag_is_explained() {
+        let command = Cli::command();
+        for verb in command.get_subcommands() {
+            for arg in verb.get_arguments() {
+                assert!(
+                    arg.get_help().is_some(),
+                    "{} --{}",
+                    verb.get_name(),
+                    arg.get_id()
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,273 @@
+use std::net::IpAddr;
+
+use clap::Parser as _;
+
+use super::{AgentOptions, ConfigError, Discovered, NodeConfig, SourceSpec, resolve_agent};
+use crate::{
+    cli::{Cli, Command},
+    model::{DefaultRoute, Link, NetworkView, NodeAddress},
+};
+
+fn link(ifindex: u32, name: &str) -> (u32, Link) {
+    let link = Link {
+        ifindex,
+        name: name.into(),
+        kind: "veth".into(),
+        mac: Some([2, 0, 0, 0, 0, 1]),
+        mtu: 1500,
+        master: None,
+        is_up: true,
+    };
+    (ifindex, link)
+}
+
+fn route(ifindex: u32, gateway: &str, metric: u32) -> DefaultRoute {
+    DefaultRoute {
+        ifindex,
+        gateway: Some(gateway.parse().unwrap()),
+        metric,
+    }
+}
+
+fn node() -> Discovered {
+    let view = NetworkView {
+        links: [link(1, "lo"), link(2, "eth0"), link(3, "eth1")].into(),
+        addresses: vec![NodeAddress {
+            ifindex: 2,
+            address: "192.0.2.9/24".parse().unwrap(),
+        }],
+        default_routes: vec![route(3, "192.0.2.129", 200), route(2, "192.0.2.1", 100)],
+        ..NetworkView::default()
+    };
+    Discovered {
+        host_name: "Node-A".into(),
+        view,
+    }
+}
+
+fn resolve(found: &Discovered, flags: &[&str]) -> Result<(NodeConfig, AgentOptions), ConfigError> {
+    let mut line = vec!["eip-daemon", "agent"];
+    line.extend(flags);
+    let Command::Agent(args) = Cli::parse_from(line).command else {
+        panic!("not the agent")
+    };
+    resolve_agent(&args.node, &args.process, found)
+}
+
+const GOOD: [&str; 3] = [
+    "--source=dir:/etc/kube-eip",
+    "--eip-cidr=203.0.113.0/24",
+    "--internal-net=10.0.0.0/8",
+];
+
+fn good(more: &[&str]) -> (NodeConfig, AgentOptions) {
+    let flags: Vec<&str> = GOOD.iter().chain(more).copied().collect();
+    resolve(&node(), &flags).unwrap()
+}
+
+/// The problems of the good flags with `more` added, one line each.
+fn problems(more: &[&str]) -> String {
+    let flags: Vec<&str> = GOOD.iter().chain(more).copied().collect();
+    resolve(&node(), &flags).unwrap_err().to_string()
+}
+
+fn notices(more: &[&str]) -> String {
+    let lines: Vec<String> = good(more)
+        .0
+        .notices
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    lines.join("\n")
+}
+
+#[test]
+fn what_can_be_found_out_need_not_be_said() {
+    let (config, options) = good(&[]);
+    assert_eq!(
+        config.settings.node_name, "node-a",
+        "in lower case, as kubelet registers it"
+    );
+    assert_eq!(
+        config.settings.uplinks,
+        ["eth0"],
+        "the default route of the lowest metric"
+    );
+    assert_eq!(config.settings.gateway4, None);
+    assert_eq!(options.source, SourceSpec::Dir("/etc/kube-eip".into()));
+    assert_eq!(options.http, Some("127.0.0.1:9469".parse().unwrap()));
+    assert!(config.notices.is_empty(), "{:?}", config.notices);
+}
+
+#[test]
+fn flags_override_what_was_found_out() {
+    let flags = [
+        "--node-name=n1",
+        "--uplink=eth1",
+        "--gateway-ip=192.0.2.129",
+    ];
+    let (config, _) = good(&flags);
+    assert_eq!(config.settings.node_name, "n1");
+    assert_eq!(config.settings.uplinks, ["eth1"]);
+    assert_eq!(
+        config.settings.gateway4.map(IpAddr::from),
+        Some("192.0.2.129".parse().unwrap())
+    );
+}
+
+#[test]
+fn both_devices_of_an_ecmp_default_route_are_uplinks() {
+    let mut found = node();
+    found.view.default_routes[0].metric = 100;
+    let (config, _) = resolve(&found, &GOOD).unwrap();
+    assert_eq!(config.settings.uplinks, ["eth1", "eth0"]);
+}
+
+#[test]
+fn the_default_route_of_the_other_family_adds_its_device() {
+    let mut found = node();
+    found.view.default_routes[0] = route(3, "2001:db8::1", 1024);
+    let (config, _) = resolve(&found, &GOOD).unwrap();
+    assert_eq!(config.settings.uplinks, ["eth0", "eth1"]);
+}
+
+#[test]
+fn without_any_uplink_the_flag_is_asked_for() {
+    let mut found = node();
+    found.view.default_routes.clear();
+    let error = resolve(&found, &GOOD).unwrap_err().to_string();
+    assert!(error.starts_with("--uplink: no uplink is named"), "{error}");
+}
+
+#[test]
+fn an_uplink_that_does_not_exist_yet_is_only_noticed() {
+    assert_eq!(good(&["--uplink=bond0"]).0.settings.uplinks, ["bond0"]);
+    assert!(notices(&["--uplink=bond0"]).contains("no interface bond0 yet"));
+}
+
+#[test]
+fn all_problems_are_reported_together() {
+    let error = resolve(
+        &node(),
+        &[
+            "--uplink=lo",
+            "--gateway-ip=nonsense",
+            "--eip-cidr=203.0.113.9/24",
+            "--http=9469",
+        ],
+    )
+    .unwrap_err();
+    let flags: Vec<&str> = error.problems.iter().map(|problem| problem.flag).collect();
+    assert_eq!(
+        flags,
+        [
+            "--uplink",
+            "--gateway-ip",
+            "--eip-cidr",
+            "--source",
+            "--http"
+        ]
+    );
+}
+
+#[test]
+fn every_refusal_names_the_flag_and_what_would_be_right() {
+    let cases: [(&str, &[&str], &str); 10] = [
+        (
+            "own address",
+            &["--gateway-ip=192.0.2.9"],
+            "--gateway-ip: 192.0.2.9 is an address of",
+        ),
+        (
+            "two gateways",
+            &["--gateway-ip=192.0.2.1,192.0.2.2"],
+            "one gateway per family",
+        ),
+        (
+            "family",
+            &["--gateway-ip=2001:db8::1"],
+            "is IPv6 and every --eip-cidr is IPv4",
+        ),
+        (
+            "inside",
+            &["--eip-cidr=10.1.0.0/16"],
+            "10.1.0.0/16 lies inside --internal-net 10.0.0",
+        ),
+        (
+            "delivery",
+            &["--delivery=xdp", "--xdp-mode=off"],
+            "--delivery: xdp needs an XDP program",
+        ),
+        (
+            "table",
+            &["--route-table=254"],
+            "--route-table: 254 is a table of the kernel's own",
+        ),
+        ("bpffs", &["--bpffs=bpf"], "--bpffs: bpf is a relative path"),
+        ("socket", &["--socket=s"], "--socket: s is a relative path"),
+        (
+            "resync",
+            &["--resync=10"],
+            "--resync: \"10\" does not work: write a duration",
+        ),
+        (
+            "log level",
+            &["--log-level=eip=loud"],
+            "--log-level: \"eip=loud\"",
+        ),
+    ];
+    for (name, flags, expected) in cases {
+        let problems = problems(flags);
+        assert!(problems.contains(expected), "{name}: {problems}");
+    }
+}
+
+#[test]
+fn what_is_allowed_but_odd_is_noticed() {
+    let cases: [(&str, &[&str], &str); 4] = [
+        (
+            "twice",
+            &["--uplink=eth0,eth0"],
+            "--uplink: eth0 is given twice",
+        ),
+        (
+            "net twice",
+            &["--internal-net=10.0.0.0/8"],
+            "--internal-net: 10.0.0.0/8 is given twice",
+        ),
+        (
+            "inside",
+            &["--internal-net=203.0.113.0/28"],
+            "are refused as elastic IPs",
+        ),
+        (
+            "open",
+            &["--http=0.0.0.0:9469"],
+            "--http: 0.0.0.0:9469 is reachable from the network",
+        ),
+    ];
+    for (name, flags, expected) in cases {
+        let notices = notices(flags);
+        assert!(notices.contains(expected), "{name}: {notices}");
+    }
+}
+
+#[test]
+fn missing_networks_are_noticed() {
+    let (config, _) = resolve(&node(), &["--source=dir:/d"]).unwrap();
+    let flags: Vec<&str> = config.notices.iter().map(|notice| notice.flag).collect();
+    assert_eq!(flags, ["--eip-cidr", "--internal-net"]);
+}
+
+#[test]
+fn empty_variables_of_a_manifest_mean_not_set() {
+    let flags = [
+        "--uplink=",
+        "--gateway-ip=",
+        "--node-name=",
+        "--internal-net=",
+    ];
+    let (config, _) = good(&flags);
+    assert_eq!(config.settings.node_name, "node-a");
+    assert_eq!(config.settings.uplinks, ["eth0"]);
+}
