@@ -2,7 +2,7 @@
 //!
 //! One task, one loop: look at the node, compute what is desired, read back what is there, do the
 //! difference in the order of [`plan`], report. It wakes up when facts change, when the kernel reports
-//! a change, when a retry is due, and every [`RESYNC`] in any case: so whatever somebody else does to
+//! a change, when a retry is due, and after the resync interval in any case: so whatever somebody else does to
 //! our maps, programs and routes is put right within seconds.
 //!
 //! Invariants:
@@ -44,8 +44,8 @@ use memory::Memory;
 use narrate::{Cause, Line};
 use retry::Failures;
 
-/// Time between two rounds when nothing happens.
-const RESYNC: Duration = Duration::from_secs(2);
+/// Time between two rounds when nothing happens, unless configured otherwise.
+pub const DEFAULT_RESYNC: Duration = Duration::from_secs(2);
 /// Pause after an event of the kernel, so that a burst of them is one round.
 const SETTLE: Duration = Duration::from_millis(20);
 
@@ -56,6 +56,7 @@ pub struct Reconciler<D> {
     facts: watch::Receiver<Facts>,
     settings: Arc<NodeSettings>,
     kernel_events: Arc<Notify>,
+    resync: Duration,
     report: watch::Sender<Arc<Report>>,
     /// A copy of the facts: the channel must not be locked while a round runs.
     current: Facts,
@@ -90,6 +91,7 @@ impl<D: DataPlane> Reconciler<D> {
             facts,
             settings,
             kernel_events,
+            resync: DEFAULT_RESYNC,
             report,
             memory: Memory::default(),
             failures: Failures::default(),
@@ -98,19 +100,26 @@ impl<D: DataPlane> Reconciler<D> {
         (reconciler, reports)
     }
 
+    /// Looks at the kernel at least this often.
+    #[must_use]
+    pub fn with_resync(mut self, resync: Duration) -> Self {
+        self.resync = resync;
+        self
+    }
+
     /// Runs until `shutdown` is true (or its sender is gone). Leaves everything in the kernel in place.
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
         let mut has_source = true;
         while !is_stopping(&shutdown) {
             let span = debug_span!("reconcile", round = self.report.borrow().rounds + 1);
             self.round(&shutdown).instrument(span).await;
-            let resync = Instant::now() + RESYNC;
+            let resync = Instant::now() + self.resync;
             let deadline = self
                 .failures
                 .next_try()
                 .map_or(resync, |retry| retry.min(resync));
             tokio::select! {
-                _ = shutdown.wait_for(|stop| *stop) => return,
+                () = stopped(&mut shutdown) => return,
                 changed = self.facts.changed(), if has_source => {
                     has_source = changed.is_ok();
                     self.take_facts();
@@ -274,6 +283,11 @@ fn keep_what_was_known(report: &mut Report, before: &Report) {
 async fn kernel_change(events: &Notify) {
     events.notified().await;
     time::sleep(SETTLE).await;
+}
+
+/// Ready when the round to come shall not begin. Holds no lock on the channel afterwards.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _sender_gone = shutdown.wait_for(|stop| *stop).await.is_err();
 }
 
 fn is_stopping(shutdown: &watch::Receiver<bool>) -> bool {
