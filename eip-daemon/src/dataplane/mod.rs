@@ -4,6 +4,7 @@ mod adopt;
 mod attach;
 mod bpf;
 pub mod cleanup;
+mod discover;
 pub mod features;
 pub mod inspect;
 mod kernel;
@@ -20,7 +21,8 @@ use eip_common::{
 };
 
 pub use attach::AttachError;
-pub use bpf::OpenError;
+pub use bpf::{OpenError, try_programs};
+pub use discover::discover;
 pub use kernel::KernelDataPlane;
 pub use maps::shape::PinProblem;
 pub use netlink::NetlinkError;
