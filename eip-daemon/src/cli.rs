@@ -131,7 +131,7 @@ pub struct NodeArgs {
         long,
         value_name = "NUMBER",
         env = "EIP_ROUTE_TABLE",
-        default_value_t = 9469
+        default_value_t = DEFAULT_ROUTE_TABLE
     )]
     pub route_table: u32,
 
@@ -191,7 +191,7 @@ pub struct ProcessArgs {
         long,
         value_name = "DURATION",
         env = "EIP_RESYNC",
-        default_value = "10s"
+        default_value = "2s"
     )]
     pub resync: String,
 

@@ -12,14 +12,22 @@
 //! A module imports only what stands left of it here, plus [`model`] and `eip_common`.
 #![forbid(unsafe_code)]
 
+pub mod agent;
+pub mod check;
+pub mod cleanup;
 pub mod cli;
 pub mod config;
+pub mod ctl;
 pub mod dataplane;
 pub mod desired;
+pub mod http;
+pub mod logging;
+pub mod metrics;
 pub mod model;
 pub mod reconcile;
 pub mod report;
 pub mod source;
+pub mod supervisor;
 
 /// The kernel programs, as built by this crate's build script.
 pub static EBPF_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/eip"));

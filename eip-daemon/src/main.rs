@@ -1,4 +1,70 @@
-//! `eip-daemon`.
+//! `eip-daemon`: reads the command line, runs one verb, turns the outcome into an exit code.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::{collections::BTreeSet, fs, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use eip_daemon::{
+    agent, check, cleanup,
+    cli::{AgentArgs, CheckArgs, CleanupArgs, Cli, Command},
+    config::{ConfigError, Discovered, resolve_agent, resolve_node},
+    dataplane, logging,
+};
+
+/// The command line or the environment is wrong; clap's own code for it.
+const USAGE: u8 = 2;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Agent(args) => run_agent(*args).await,
+        Command::Check(args) => run_check(*args).await,
+        Command::Cleanup(args) => run_cleanup(args).await,
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("eip-daemon: {error:#}");
+        ExitCode::from(if error.is::<ConfigError>() { USAGE } else { 1 })
+    })
+}
+
+async fn discover() -> Result<Discovered> {
+    let view = dataplane::discover(&BTreeSet::new())
+        .await
+        .context("look at this node")?;
+    let host_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Ok(Discovered {
+        host_name: host_name.trim().to_owned(),
+        view,
+    })
+}
+
+async fn run_agent(args: AgentArgs) -> Result<ExitCode> {
+    let found = discover().await?;
+    let (node, options) = resolve_agent(&args.node, &args.process, &found)?;
+    let log_level = logging::start(&args.process.log_level, args.process.log_format)?;
+    agent::run(node, options, log_level).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_check(args: CheckArgs) -> Result<ExitCode> {
+    let found = discover().await?;
+    let node = resolve_node(&args.node, &found)?;
+    let checkup = check::run(&node, &found).await;
+    print!("{}", checkup.render(args.output));
+    Ok(if checkup.is_good() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn run_cleanup(args: CleanupArgs) -> Result<ExitCode> {
+    let removed = cleanup::run(&args).await.context("clean up")?;
+    print!("{}", cleanup::render(&removed));
+    Ok(if removed.failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,198 @@
+//! `eip-daemon agent`: puts the parts together and hands them to the supervisor.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::net::{TcpListener, UnixListener};
+use tracing::{info, warn};
+
+use crate::{
+    config::{AgentOptions, NodeConfig, SourceSpec},
+    ctl::{
+        self,
+        socket::{SocketClaim, SocketError},
+        state::{AgentState, Started},
+    },
+    dataplane::{DataPlaneOptions, KernelDataPlane, OpenError, pin_directory},
+    http::{self, HttpState, Pulse},
+    logging::LogLevel,
+    reconcile::Reconciler,
+    source::dir::DirSource,
+    supervisor::{Supervisor, TaskEnded, termination},
+};
+
+/// A round that takes longer than this on top of the resync interval is stuck.
+const ROUND_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why the agent does not run (any more). Fate of each: exit code 1.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The control socket.
+    #[error("serve the control socket")]
+    Socket(#[from] SocketError),
+    /// The kernel side.
+    #[error("start the data plane")]
+    DataPlane(#[from] OpenError),
+    /// The HTTP server.
+    #[error("listen on {address}: choose another --http, or off")]
+    Http {
+        /// Where.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("listen to signals")]
+    Signals(#[source] io::Error),
+    /// A task ended by itself.
+    #[error("run the agent")]
+    Task(#[from] TaskEnded),
+}
+
+/// Runs the agent until it is asked to stop. What is in the kernel stays there.
+///
+/// # Errors
+/// It cannot start, or one of its tasks ended.
+pub async fn run(
+    node: NodeConfig,
+    options: AgentOptions,
+    log_level: LogLevel,
+) -> Result<(), AgentError> {
+    let started = Started::now();
+    // First of all: two agents on one node would undo each other's work.
+    let claim = SocketClaim::take(&options.socket)?;
+    for notice in &node.notices {
+        warn!(flag = notice.flag, "{}", notice.text);
+    }
+    let stop = termination().map_err(AgentError::Signals)?;
+    let http = listen(options.http).await?;
+    let data_plane = KernelDataPlane::open(data_plane_options(&node, &options))?;
+    let control = claim.listen()?;
+
+    let mut supervisor = Supervisor::default();
+    let state = start_core(&mut supervisor, &node, &options, data_plane, started);
+    start_servers(
+        &mut supervisor,
+        &options,
+        state,
+        Doors {
+            control,
+            http,
+            log_level,
+        },
+    );
+    tell_started(&node, &options);
+    supervisor.run(stop).await?;
+
+    let pins = pin_directory(&node.bpffs);
+    info!(pins = %pins.display(), "stopped; elastic IPs stay up, `eip-daemon cleanup` takes them down");
+    Ok(())
+}
+
+async fn listen(address: Option<SocketAddr>) -> Result<Option<TcpListener>, AgentError> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    let listening = TcpListener::bind(address).await;
+    listening
+        .map(Some)
+        .map_err(|source| AgentError::Http { address, source })
+}
+
+fn data_plane_options(node: &NodeConfig, options: &AgentOptions) -> DataPlaneOptions {
+    let settings = &node.settings;
+    DataPlaneOptions {
+        bpffs: node.bpffs.clone(),
+        xdp_mode: settings.xdp_mode,
+        tc_mode: settings.tc_mode,
+        max_bindings: options.max_bindings,
+        max_flows: options.max_flows,
+        uplinks: settings.uplinks.clone(),
+        route_table: settings.route_table,
+    }
+}
+
+/// Source and reconciler, and what there is to know about them.
+fn start_core(
+    supervisor: &mut Supervisor,
+    node: &NodeConfig,
+    options: &AgentOptions,
+    data_plane: KernelDataPlane,
+    started: Started,
+) -> Arc<AgentState> {
+    let SourceSpec::Dir(directory) = &options.source;
+    let (facts, source) = DirSource::start(directory.clone());
+    supervisor.adopt("source", source);
+
+    let settings = Arc::new(node.settings.clone());
+    let (counters, inspector) = (data_plane.counters(), data_plane.inspector());
+    let events = data_plane.events();
+    let (reconciler, reports) =
+        Reconciler::new(data_plane, facts.clone(), Arc::clone(&settings), events);
+    let reconciler = reconciler.with_resync(options.resync);
+    supervisor.start("reconciler", |stop| async move {
+        reconciler.run(stop).await;
+        Ok::<(), Infallible>(())
+    });
+
+    Arc::new(AgentState {
+        reports,
+        facts,
+        counters,
+        inspector,
+        settings,
+        source: options.source.clone(),
+        notices: node.notices.iter().map(ToString::to_string).collect(),
+        started,
+    })
+}
+
+/// Where the agent can be asked, and what it can be told.
+struct Doors {
+    control: UnixListener,
+    http: Option<TcpListener>,
+    log_level: LogLevel,
+}
+
+fn start_servers(
+    supervisor: &mut Supervisor,
+    options: &AgentOptions,
+    agent: Arc<AgentState>,
+    doors: Doors,
+) {
+    let Doors {
+        control,
+        http,
+        log_level,
+    } = doors;
+    if let Some(listener) = http {
+        let pulse = Arc::new(Pulse::new(options.resync * 3 + ROUND_PATIENCE));
+        let (followed, reports) = (Arc::clone(&pulse), agent.reports.clone());
+        supervisor.start("pulse", |stop| async move {
+            followed.follow(reports, stop).await;
+            Ok::<(), Infallible>(())
+        });
+        let state = HttpState {
+            agent: Arc::clone(&agent),
+            pulse,
+            log_level,
+        };
+        supervisor.start("http", |stop| http::serve(listener, state, stop));
+    }
+    supervisor.start("control socket", |stop| {
+        ctl::server::serve(control, agent, stop)
+    });
+}
+
+fn tell_started(node: &NodeConfig, options: &AgentOptions) {
+    let settings = &node.settings;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = settings.node_name,
+        uplinks = settings.uplinks.join(","),
+        source = %options.source,
+        socket = %options.socket.display(),
+        http = options.http.map_or_else(|| "off".to_owned(), |address| address.to_string()),
+        "agent started"
+    );
+}

@@ -1,0 +1,215 @@
+use super::{Checkup, Evidence, Verdict, judge};
+use crate::{
+    cli::CheckOutput,
+    config::NodeConfig,
+    ctl::fixture,
+    dataplane::features::{Features, Support, Sysctl, UplinkFeatures},
+    model::{DeliveryChoice, RouteTo, TcMode, XdpMode},
+};
+
+/// Takes something away from a node that has everything.
+type Spoil = fn(&mut NodeConfig, &mut Evidence);
+
+fn node() -> NodeConfig {
+    let mut settings = fixture::settings();
+    settings.uplinks = vec!["eth0".into()];
+    NodeConfig {
+        settings,
+        bpffs: "/sys/fs/bpf".into(),
+        notices: Vec::new(),
+    }
+}
+
+fn evidence() -> Evidence {
+    let mut view = fixture::view();
+    let direct = RouteTo {
+        ifindex: 2,
+        gateway: None,
+        is_unicast: true,
+    };
+    view.routes.insert("192.0.2.1".parse().unwrap(), direct);
+    let uplink = UplinkFeatures {
+        interface: "eth0".into(),
+        exists: true,
+        native_xdp: Support::Yes,
+    };
+    let features = Features {
+        kernel_release: "6.18.0".into(),
+        is_kernel_supported: true,
+        is_privileged: true,
+        has_btf: true,
+        has_bpffs: true,
+        tcx: Support::Yes,
+        uplinks: vec![uplink],
+        sysctls: vec![Sysctl {
+            name: "net.ipv4.ip_forward".into(),
+            value: Some("1".into()),
+            wanted: "1",
+            why: "the node does not forward IPv4",
+        }],
+    };
+    Evidence {
+        features,
+        programs: Ok(()),
+        view,
+    }
+}
+
+/// The findings that are not good, as `verdict subject: found -> cure`.
+fn complaints(checkup: &Checkup) -> Vec<String> {
+    let bad = checkup
+        .findings
+        .iter()
+        .filter(|finding| finding.verdict != Verdict::Good);
+    bad.map(|bad| {
+        let cure = bad.cure.as_deref().unwrap_or_default();
+        format!(
+            "{} {}: {} -> {cure}",
+            bad.verdict.label(),
+            bad.subject,
+            bad.found
+        )
+    })
+    .collect()
+}
+
+#[test]
+fn a_node_with_everything_is_good() {
+    let checkup = judge(&node(), &evidence());
+    assert_eq!(complaints(&checkup), Vec::<String>::new());
+    assert!(checkup.is_good());
+    assert!(
+        checkup
+            .render(CheckOutput::Text)
+            .ends_with("\nthis node can carry elastic IPs\n")
+    );
+}
+
+#[test]
+fn whatever_is_missing_is_named_with_its_cure() {
+    let cases: [(&str, Spoil, &str); 10] = [
+        (
+            "root",
+            |_, e| e.features.is_privileged = false,
+            "MISSING privileges: ",
+        ),
+        (
+            "kernel",
+            |_, e| e.features.is_kernel_supported = false,
+            "use a kernel from 5.10 on",
+        ),
+        (
+            "btf",
+            |_, e| e.features.has_btf = false,
+            "CONFIG_DEBUG_INFO_BTF=y",
+        ),
+        (
+            "bpffs",
+            |_, e| e.features.has_bpffs = false,
+            "-> mount -t bpf bpf /sys/fs/bpf",
+        ),
+        (
+            "programs",
+            |_, e| e.programs = Err("too many".into()),
+            "MISSING programs: too many",
+        ),
+        (
+            "uplink",
+            |n, _| n.settings.uplinks = vec!["eth9".into()],
+            "eth9: no such interface",
+        ),
+        (
+            "down",
+            |_, e| e.view.links.get_mut(&2).unwrap().is_up = false,
+            "hardware, MTU 1500, down -> ip link set eth0 up",
+        ),
+        (
+            "no route",
+            |_, e| e.view.routes.clear(),
+            "gateway 192.0.2.1: no route to it",
+        ),
+        (
+            "tcx",
+            |n, e| {
+                n.settings.tc_mode = TcMode::Tcx;
+                e.features.tcx = Support::No;
+            },
+            "MISSING tc: this kernel has no tcx",
+        ),
+        (
+            "native",
+            |n, e| {
+                n.settings.xdp_mode = XdpMode::Native;
+                e.features.uplinks[0].native_xdp = Support::No;
+            },
+            "MISSING uplink eth0 XDP: the driver has no native XDP",
+        ),
+    ];
+    for (name, spoil, expected) in cases {
+        let (mut node, mut evidence) = (node(), evidence());
+        spoil(&mut node, &mut evidence);
+        let checkup = judge(&node, &evidence);
+        let complaints = complaints(&checkup).join("\n");
+        assert!(complaints.contains(expected), "{name}: {complaints}");
+        assert!(!checkup.is_good(), "{name}");
+    }
+}
+
+#[test]
+fn what_could_be_better_does_not_fail_the_check() {
+    let cases: [(&str, Spoil, &str); 4] = [
+        (
+            "sysctl",
+            |_, e| e.features.sysctls[0].value = Some("0".into()),
+            "advice sysctl net.ipv4.ip_forward: 0: the node does not forward IPv4 \
+             -> sysctl -w net.ipv4.ip_forward=1",
+        ),
+        (
+            "generic",
+            |_, e| e.features.uplinks[0].native_xdp = Support::No,
+            "advice uplink eth0 XDP: generic",
+        ),
+        (
+            "mtu",
+            |_, e| e.view.links.get_mut(&7).unwrap().mtu = 9000,
+            "advice MTU: eth0 takes 1500, vm0 sends up to 9000 -> ip link set eth0 mtu 9000",
+        ),
+        (
+            "stack",
+            |n, _| n.settings.delivery = DeliveryChoice::Stack,
+            "-> accept 203.0.113.0/24 there",
+        ),
+    ];
+    for (name, spoil, expected) in cases {
+        let (mut node, mut evidence) = (node(), evidence());
+        spoil(&mut node, &mut evidence);
+        let checkup = judge(&node, &evidence);
+        let complaints = complaints(&checkup).join("\n");
+        assert!(complaints.contains(expected), "{name}: {complaints}");
+        assert!(checkup.is_good(), "{name}");
+    }
+}
+
+#[test]
+fn a_gateway_on_another_interface_is_told_apart_from_one_behind_a_router() {
+    let mut spoilt = evidence();
+    let route = spoilt.view.routes.values_mut().next().unwrap();
+    route.ifindex = 7;
+    let text = complaints(&judge(&node(), &spoilt)).join("\n");
+    assert!(
+        text.contains("on vm0, which is no uplink -> add --uplink vm0"),
+        "{text}"
+    );
+    let route = spoilt.view.routes.values_mut().next().unwrap();
+    route.gateway = Some("192.0.2.129".parse().unwrap());
+    let text = complaints(&judge(&node(), &spoilt)).join("\n");
+    assert!(text.contains("behind another router"), "{text}");
+}
+
+#[test]
+fn json_names_every_finding() {
+    let json = judge(&node(), &evidence()).render(CheckOutput::Json);
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(value["findings"][1]["subject"], "kernel");
+    assert_eq!(value["findings"][1]["verdict"], "good");
+}

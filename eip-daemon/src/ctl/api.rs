@@ -1,0 +1,346 @@
+//! What goes over the control socket: one set of types for the agent and for `eipctl`.
+//!
+//! Names are camelCase and stable: fields may be added, none changes its meaning. Everything is
+//! spelled out for people and scripts alike: interfaces by name, MACs as text, reasons with what
+//! they mean.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{DeliveryChoice, Lane};
+
+/// How far a binding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BindingPhase {
+    /// In the kernel, as wanted.
+    Programmed,
+    /// Wanted, and about to be programmed.
+    Pending,
+    /// Wanted, but the kernel refuses it at the moment; it is tried again.
+    Failing,
+    /// Its VM cannot be served yet.
+    Waiting,
+    /// Its VM runs on another node.
+    Elsewhere,
+    /// It cannot be served as it is written.
+    Refused,
+}
+
+impl BindingPhase {
+    /// Every phase, the good ones first.
+    pub const ALL: [Self; 6] = [
+        Self::Programmed,
+        Self::Pending,
+        Self::Failing,
+        Self::Waiting,
+        Self::Elsewhere,
+        Self::Refused,
+    ];
+
+    /// Name for people and metric labels.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Programmed => "programmed",
+            Self::Pending => "pending",
+            Self::Failing => "failing",
+            Self::Waiting => "waiting",
+            Self::Elsewhere => "elsewhere",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// One binding object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Binding {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// The elastic IP.
+    pub eip: IpAddr,
+    /// Name of the VM, in the same namespace.
+    pub vm: String,
+    /// The VM's own address, once it is known.
+    pub vm_address: Option<IpAddr>,
+    /// How far it is.
+    pub state: BindingPhase,
+    /// Why it waits or is refused, as one word.
+    pub reason: Option<String>,
+    /// For people: what is wrong, what is missing, or what runs otherwise than asked for.
+    pub message: Option<String>,
+    /// The VM's EIP for what it starts itself: as programmed, else as asked for.
+    pub primary: bool,
+    /// The lane asked for; absent means the node's choice.
+    pub requested_delivery: Option<DeliveryChoice>,
+    /// The lane in use.
+    pub delivery: Option<Lane>,
+    /// The VM's own host-side interface.
+    pub port: Option<String>,
+    /// The interface the route to the VM points at.
+    pub l3_device: Option<String>,
+    /// Largest packet of the VM's link.
+    pub mtu: Option<u32>,
+    /// The VM's MAC.
+    pub vm_mac: Option<String>,
+    /// `metadata.generation`.
+    pub generation: u64,
+    /// Where the object was read.
+    pub origin: Option<String>,
+    /// Other objects that ask for the same EIP.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contenders: Vec<String>,
+    /// Packets and bytes so far; only when one binding is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
+    /// What happened to packets that were not simply carried; only when one binding is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasons: Option<Vec<ReasonCounter>>,
+}
+
+/// Packets and bytes of one binding, bytes counted from the IP header on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Traffic {
+    /// Delivered to the VM.
+    pub in_packets: u64,
+    /// Delivered to the VM.
+    pub in_bytes: u64,
+    /// Sent by the VM with the EIP.
+    pub out_packets: u64,
+    /// Sent by the VM with the EIP.
+    pub out_bytes: u64,
+}
+
+/// How often packets ended one way at one hook.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReasonCounter {
+    /// `ingress` (network to VM) or `egress`.
+    pub direction: String,
+    /// Where in the packet path.
+    pub hook: String,
+    /// How the packets ended.
+    pub reason: String,
+    /// `pass`, `carry` or `drop`.
+    pub class: String,
+    /// How many.
+    pub packets: u64,
+    /// What it means.
+    pub meaning: String,
+    /// What to do about it.
+    pub cure: String,
+}
+
+/// Answer of `GET /v1/bindings`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BindingList {
+    /// Every binding object, by EIP.
+    pub bindings: Vec<Binding>,
+}
+
+/// Answer of `GET /v1/drops`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReasonList {
+    /// The EIP asked for; absent means the whole node.
+    pub eip: Option<IpAddr>,
+    /// Counters that are not zero.
+    pub reasons: Vec<ReasonCounter>,
+}
+
+/// Body of `POST /v1/bindings`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BindBody {
+    /// The elastic IP.
+    pub eip: IpAddr,
+    /// Name of the VM.
+    pub vm: String,
+    /// Namespace of both; `default` when left out.
+    pub namespace: Option<String>,
+    /// Name of the object; made from the EIP when left out.
+    pub name: Option<String>,
+    /// The VM's EIP for what it starts itself.
+    #[serde(default)]
+    pub primary: bool,
+    /// The lane; the node's choice when left out.
+    pub delivery: Option<DeliveryChoice>,
+    /// How long to wait for the outcome, at most 60 000.
+    #[serde(default)]
+    pub wait_ms: u64,
+}
+
+/// Answer of `POST /v1/bindings`: the object is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BindAnswer {
+    /// Where it was written.
+    pub file: String,
+    /// What became of it so far; absent while no round has seen it.
+    pub binding: Option<Binding>,
+}
+
+/// Answer of `DELETE /v1/bindings/{eip-or-name}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnbindAnswer {
+    /// Namespace of the object that was removed.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its EIP.
+    pub eip: IpAddr,
+    /// The kernel no longer has the EIP for it.
+    pub unprogrammed: bool,
+}
+
+/// A prefix and what the node does with it.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "answers to independent questions"
+)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Net {
+    /// The prefix.
+    pub net: IpNet,
+    /// Pod, service or node network: VMs talk to it with their own address.
+    pub bypass: bool,
+    /// Elastic IPs come from it.
+    pub eip_range: bool,
+    /// It shall be in the kernel.
+    pub wanted: bool,
+    /// It is in the kernel, as shown or otherwise.
+    pub programmed: bool,
+}
+
+/// Answer of `GET /v1/nets`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetList {
+    /// Wanted and programmed prefixes.
+    pub nets: Vec<Net>,
+}
+
+/// An interface toward the routers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UplinkStatus {
+    /// Name.
+    pub name: String,
+    /// There is such an interface.
+    pub present: bool,
+    /// It is administratively up.
+    pub up: bool,
+    /// MTU.
+    pub mtu: Option<u32>,
+    /// How XDP is attached; absent means not at all.
+    pub xdp: Option<String>,
+    /// How tc is attached; absent means not at all.
+    pub tc: Option<String>,
+}
+
+/// A change that does not work at the moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailingChange {
+    /// What was to be done.
+    pub action: String,
+    /// The EIP it concerns.
+    pub eip: Option<IpAddr>,
+    /// Why it does not work.
+    pub error: String,
+    /// Tries so far.
+    pub attempts: u64,
+}
+
+/// A document nobody could read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedDocument {
+    /// Where it stands.
+    pub origin: String,
+    /// The object, when that much could be read.
+    pub object: Option<String>,
+    /// What is wrong, and what would be right.
+    pub problem: String,
+}
+
+/// How full a map is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MapFill {
+    /// Name.
+    pub map: String,
+    /// Entries in use.
+    pub entries: u32,
+    /// Room.
+    pub capacity: u32,
+}
+
+/// Answer of `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Name of the node.
+    pub node: String,
+    /// Version of the agent.
+    pub version: String,
+    /// Version of the pinned maps.
+    pub abi_version: u32,
+    /// Where facts come from.
+    pub source: String,
+    /// Start of the process, in RFC 3339.
+    pub since: String,
+    /// Age of the process.
+    pub uptime_seconds: u64,
+    /// The sources have been read and a round has ended well: the node serves what it should.
+    pub ready: bool,
+    /// Why it is not ready.
+    pub not_ready: Option<String>,
+    /// The kernel is as desired.
+    pub in_sync: bool,
+    /// Rounds since start.
+    pub rounds: u64,
+    /// Changes made because somebody else had changed the kernel.
+    pub repairs: u64,
+    /// Duration of the last round.
+    pub last_round_us: u64,
+    /// What kept a whole round from running.
+    pub round_error: Option<String>,
+    /// Interfaces toward the routers.
+    pub uplinks: Vec<UplinkStatus>,
+    /// Next hop for IPv4; absent means that routes decide.
+    pub gateway4: Option<IpAddr>,
+    /// Next hop for IPv6; absent means that routes decide.
+    pub gateway6: Option<IpAddr>,
+    /// Bindings by state; every state is listed.
+    pub bindings: BTreeMap<String, usize>,
+    /// What does not work.
+    pub failing: Vec<FailingChange>,
+    /// Documents nobody could read.
+    pub refused_documents: Vec<RefusedDocument>,
+    /// What runs otherwise than asked for.
+    pub notices: Vec<String>,
+    /// How full the maps are.
+    pub maps: Vec<MapFill>,
+}
+
+/// Body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorBody {
+    /// What did not work.
+    pub error: String,
+    /// Why.
+    pub cause: Option<String>,
+    /// What to do.
+    pub hint: Option<String>,
+}

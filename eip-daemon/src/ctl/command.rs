@@ -1,0 +1,301 @@
+//! `eipctl`: its command line, and one function per verb that asks the agent and renders the answer.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use super::{
+    api::{
+        BindAnswer, BindBody, Binding, BindingList, BindingPhase, NetList, ReasonList, Status,
+        UnbindAnswer,
+    },
+    client::{Client, ClientError, escape},
+    render,
+};
+use crate::{cli::DEFAULT_SOCKET, model::DeliveryChoice};
+
+/// Look at, bind and release the elastic IPs of this node.
+#[derive(Debug, Parser)]
+#[command(
+    name = "eipctl",
+    version,
+    about,
+    after_help = "\
+Exit codes:
+  0  done
+  1  failed: no agent, an unknown or refused binding, a binding that is not programmed in time,
+     or `status --check` on a node that is not in sync
+  2  the command line is wrong"
+)]
+pub struct Cli {
+    /// Control socket of the agent
+    #[arg(long, global = true, value_name = "PATH", env = "EIP_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+
+    /// Form of the answer
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FORM",
+        default_value = "table"
+    )]
+    pub output: Output,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For scripts.
+    Json,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// List every binding and how far it is
+    List,
+    /// Show one binding with its traffic
+    Get {
+        /// An EIP, NAME or NAMESPACE/NAME
+        binding: String,
+    },
+    /// Show the node: uplinks, sync, bindings by state, what does not work
+    Status {
+        /// Exit with 1 unless the node is ready and in sync
+        #[arg(long)]
+        check: bool,
+    },
+    /// Bind an elastic IP to a VM, and wait until it works
+    Bind(BindArgs),
+    /// Release an elastic IP that was bound with `eipctl bind`
+    Unbind {
+        /// An EIP, NAME or NAMESPACE/NAME
+        binding: String,
+    },
+    /// Count the packets that were dropped, by reason
+    Drops {
+        /// Only those of this binding: an EIP, NAME or NAMESPACE/NAME
+        binding: Option<String>,
+        /// Also the packets that were carried or passed on
+        #[arg(long)]
+        all: bool,
+    },
+    /// List the prefixes the node knows: internal networks and EIP ranges
+    Nets,
+    /// Print the agent's whole state as JSON
+    Dump,
+}
+
+/// Arguments of `eipctl bind`.
+#[derive(Debug, Args)]
+pub struct BindArgs {
+    /// The elastic IP
+    pub eip: IpAddr,
+    /// The VM: NAME, or NAMESPACE/NAME
+    pub vm: String,
+    /// Namespace of VM and binding [default: default]
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Name of the binding [default: made from the EIP]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Use it for what the VM starts itself, when the VM has several
+    #[arg(long)]
+    pub primary: bool,
+    /// How packets reach the VM [default: the node's choice]
+    #[arg(long, value_name = "LANE")]
+    pub delivery: Option<DeliveryChoice>,
+    /// Seconds to wait for the outcome; 0 does not wait
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=60))]
+    pub wait: u64,
+}
+
+/// What a verb has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// For standard output.
+    pub text: String,
+    /// What did not turn out well although the agent did what it could; exit code 1.
+    pub complaint: Option<Complaint>,
+}
+
+/// Something that did not turn out well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Complaint {
+    /// What.
+    pub error: String,
+    /// Why.
+    pub cause: Option<String>,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+impl From<String> for Answer {
+    fn from(text: String) -> Self {
+        Self {
+            text,
+            complaint: None,
+        }
+    }
+}
+
+/// Carries out a command line.
+///
+/// # Errors
+/// No agent, no answer, or an answer that is an error.
+pub async fn run(cli: Cli) -> Result<Answer, ClientError> {
+    let client = Client::new(&cli.socket);
+    match cli.verb {
+        Verb::List => {
+            let list: BindingList = client.get("/v1/bindings").await?;
+            Ok(show(cli.output, &list, |list| render::bindings(&list.bindings)).into())
+        }
+        Verb::Get { binding } => {
+            let binding: Binding = client.get(&binding_path(&binding)).await?;
+            Ok(show(cli.output, &binding, render::binding).into())
+        }
+        Verb::Status { check } => status(&client, cli.output, check).await,
+        Verb::Bind(args) => bind(&client, cli.output, args).await,
+        Verb::Unbind { binding } => {
+            let gone: UnbindAnswer = client.delete(&binding_path(&binding)).await?;
+            Ok(show(cli.output, &gone, render::unbound).into())
+        }
+        Verb::Drops { binding, all } => drops(&client, cli.output, binding, all).await,
+        Verb::Nets => {
+            let list: NetList = client.get("/v1/nets").await?;
+            Ok(show(cli.output, &list, |list| render::nets(&list.nets)).into())
+        }
+        Verb::Dump => {
+            let dump: serde_json::Value = client.get("/v1/dump").await?;
+            Ok(json(&dump).into())
+        }
+    }
+}
+
+fn binding_path(key: &str) -> String {
+    format!("/v1/bindings/{}", escape(key))
+}
+
+fn show<T: Serialize>(output: Output, answer: &T, table: impl FnOnce(&T) -> String) -> String {
+    match output {
+        Output::Json => json(answer),
+        Output::Table => table(answer),
+    }
+}
+
+fn json(answer: &impl Serialize) -> String {
+    let text = serde_json::to_string_pretty(answer).unwrap_or_default();
+    format!("{text}\n")
+}
+
+async fn status(client: &Client, output: Output, check: bool) -> Result<Answer, ClientError> {
+    let status: Status = client.get("/v1/status").await?;
+    let text = show(output, &status, render::status);
+    let is_good = status.ready && status.in_sync;
+    let complaint = (check && !is_good).then(|| Complaint {
+        error: format!("{} is not in sync", status.node),
+        cause: status.not_ready.or(status.round_error),
+        hint: None,
+    });
+    Ok(Answer { text, complaint })
+}
+
+async fn drops(
+    client: &Client,
+    output: Output,
+    binding: Option<String>,
+    all: bool,
+) -> Result<Answer, ClientError> {
+    let path = match &binding {
+        Some(key) => format!("/v1/drops?eip={}", escape(key)),
+        None => "/v1/drops".to_owned(),
+    };
+    let mut list: ReasonList = client.get(&path).await?;
+    if !all {
+        list.reasons.retain(|reason| reason.class == "drop");
+    }
+    Ok(show(output, &list, |list| render::drops(list, all)).into())
+}
+
+async fn bind(client: &Client, output: Output, args: BindArgs) -> Result<Answer, ClientError> {
+    let wait = Duration::from_secs(args.wait);
+    let (namespace, vm) = match args.vm.split_once('/') {
+        Some((namespace, vm)) if args.namespace.is_none() => (Some(namespace.to_owned()), vm),
+        _ => (args.namespace, args.vm.as_str()),
+    };
+    let body = BindBody {
+        eip: args.eip,
+        vm: vm.to_owned(),
+        namespace,
+        name: args.name,
+        primary: args.primary,
+        delivery: args.delivery,
+        wait_ms: args.wait * 1000,
+    };
+    let answer: BindAnswer = client.post("/v1/bindings", &body, wait).await?;
+    let complaint = unfinished(&body, &answer, wait);
+    let text = match (output, &complaint) {
+        (Output::Table, Some(_)) => String::new(),
+        _ => show(output, &answer, |answer| render::bound(&body, answer)),
+    };
+    Ok(Answer { text, complaint })
+}
+
+/// What is to be said when the object is written but does not work, or not yet.
+fn unfinished(body: &BindBody, answer: &BindAnswer, wait: Duration) -> Option<Complaint> {
+    let state = answer.binding.as_ref().map(|binding| binding.state);
+    let is_bad = match state {
+        Some(BindingPhase::Programmed) => false,
+        Some(BindingPhase::Refused | BindingPhase::Failing) => true,
+        _ => !wait.is_zero(),
+    };
+    if !is_bad {
+        return None;
+    }
+    let word = state.map_or("not seen by the agent yet", BindingPhase::name);
+    let cause = answer
+        .binding
+        .as_ref()
+        .and_then(|binding| binding.message.clone());
+    Some(Complaint {
+        error: format!("{} is not bound to {} yet: {word}", body.eip, body.vm),
+        cause,
+        hint: Some(format!(
+            "the binding is kept in {} and served as soon as that is possible; `eipctl unbind {}` \
+             takes it back",
+            answer.file, body.eip
+        )),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::{Cli, Verb};
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn socket_and_output_may_stand_behind_the_verb() {
+        let cli = Cli::parse_from(["eipctl", "list", "-o", "json", "--socket", "/s"]);
+        assert_eq!(cli.socket.to_str(), Some("/s"));
+        assert!(matches!(cli.verb, Verb::List));
+    }
+
+    #[test]
+    fn what_is_no_eip_is_refused_before_anybody_is_asked() {
+        assert!(Cli::try_parse_from(["eipctl", "bind", "203.0.113", "vm"]).is_err());
+    }
+}

@@ -1,0 +1,321 @@
+//! A report with a binding in every state, and counters to go with it, for the tests of this tree.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use eip_common::{
+    abi::Traffic,
+    reason::{Hook, Reason},
+};
+use tokio::sync::watch;
+
+use super::state::{AgentState, Started};
+use crate::{
+    config::SourceSpec,
+    dataplane::{
+        Counters, DataPlaneError, ReasonCount,
+        inspect::{AttachMode, Attachment, Inspector, MapFill},
+    },
+    model::{
+        BindingFact, BindingState, DeliveryChoice, Facts, Lane, Link, NetState, NetworkView,
+        NodeAddress, NodeSettings, ObjectName, Origin, Outcome, RefuseReason, RefusedDocument,
+        TcMode, VmFact, VmInterface, VmPhase, WaitReason, XdpMode,
+    },
+    report::{BindingReport, FailingAction, Report},
+};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn name(name: &str) -> ObjectName {
+    ObjectName {
+        namespace: "default".into(),
+        name: name.into(),
+    }
+}
+
+fn fact(object: &str, eip: &str, vm: &str) -> BindingFact {
+    BindingFact {
+        name: name(object),
+        eip: ip(eip),
+        vm: name(vm),
+        created: Some(if object == "thief" { 2 } else { 1 }),
+        generation: 1,
+        primary: false,
+        delivery: None,
+        origin: Some(Origin {
+            file: "/etc/kube-eip/lab.yaml".into(),
+            document: 1,
+        }),
+    }
+}
+
+fn binding(object: &str, eip: &str, vm: &str, outcome: Outcome) -> BindingReport {
+    let fact = fact(object, eip, vm);
+    BindingReport {
+        fact,
+        outcome,
+        programmed: None,
+        slot: None,
+        error: None,
+    }
+}
+
+fn state(vm: &str) -> BindingState {
+    BindingState {
+        vm: ip(vm),
+        port: 7,
+        l3: 7,
+        mtu: 1450,
+        vm_mac: [2, 0, 0, 0, 0, 10],
+        node_mac: [2, 0, 0, 0, 0, 1],
+        delivery: Lane::Peer,
+        is_primary: true,
+        shares_vm: false,
+        generation: 1,
+    }
+}
+
+fn served(vm: &str) -> Outcome {
+    Outcome::Served {
+        vm: ip(vm),
+        note: None,
+    }
+}
+
+fn all_bindings() -> Vec<BindingReport> {
+    let mut web = binding("web", "203.0.113.10", "vm-a", served("10.0.0.10"));
+    web.programmed = Some(state("10.0.0.10"));
+    web.slot = Some(0);
+    let mut failing = binding("failing", "203.0.113.13", "vm-e", served("10.0.0.13"));
+    failing.error = Some("map EIP4_V1 is full: raise --max-bindings".into());
+    let conflict = Outcome::Refused {
+        reason: RefuseReason::Conflict,
+        message: "default/web is older and holds it".into(),
+    };
+    let waiting = Outcome::Waiting {
+        reason: WaitReason::VmNotFound,
+        message: "no VirtualMachineInstance default/vm-d".into(),
+    };
+    let elsewhere = Outcome::Elsewhere {
+        node: "node-b".into(),
+    };
+    vec![
+        web,
+        binding("thief", "203.0.113.10", "vm-b", conflict),
+        binding("away", "203.0.113.11", "vm-c", elsewhere),
+        binding("waiting", "203.0.113.12", "vm-d", waiting),
+        failing,
+    ]
+}
+
+fn link(ifindex: u32, name: &str, kind: &str) -> (u32, Link) {
+    let link = Link {
+        ifindex,
+        name: name.into(),
+        kind: kind.into(),
+        mac: Some([2, 0, 0, 0, 0, 1]),
+        mtu: 1500,
+        master: None,
+        is_up: true,
+    };
+    (ifindex, link)
+}
+
+pub(crate) fn view() -> NetworkView {
+    NetworkView {
+        links: [link(2, "eth0", ""), link(7, "vm0", "veth")].into(),
+        addresses: vec![NodeAddress {
+            ifindex: 2,
+            address: "192.0.2.9/24".parse().unwrap(),
+        }],
+        ..NetworkView::default()
+    }
+}
+
+pub(crate) fn settings() -> NodeSettings {
+    NodeSettings {
+        node_name: "node-a".into(),
+        uplinks: vec!["eth0".into(), "eth9".into()],
+        gateway4: Some("192.0.2.1".parse().unwrap()),
+        gateway6: None,
+        eip_cidrs: vec!["203.0.113.0/24".parse().unwrap()],
+        internal_nets: vec!["10.0.0.0/8".parse().unwrap()],
+        delivery: DeliveryChoice::Auto,
+        xdp_mode: XdpMode::Auto,
+        tc_mode: TcMode::Auto,
+        route_table: 201,
+    }
+}
+
+/// One programmed binding, one that lost its EIP to it, one of another node, one without its VM
+/// and one the kernel has no room for; one document nobody could read.
+pub(crate) fn report() -> Report {
+    let nets = [
+        (
+            "10.0.0.0/8".parse().unwrap(),
+            NetState {
+                is_bypass: true,
+                is_eip_range: false,
+            },
+        ),
+        (
+            "203.0.113.0/24".parse().unwrap(),
+            NetState {
+                is_bypass: false,
+                is_eip_range: true,
+            },
+        ),
+    ];
+    let desired = crate::model::Desired {
+        nets: nets.into(),
+        ..Default::default()
+    };
+    let observed = crate::model::Observed {
+        nets: nets[..1].iter().copied().collect(),
+        ..Default::default()
+    };
+    Report {
+        facts_complete: true,
+        in_sync: false,
+        rounds: 42,
+        repairs: 3,
+        last_round: Duration::from_micros(1500),
+        bindings: all_bindings(),
+        refused: vec![RefusedDocument {
+            origin: Origin {
+                file: "/etc/kube-eip/bad.yaml".into(),
+                document: 2,
+            },
+            name: None,
+            problem: "spec.eip: missing".into(),
+        }],
+        failing: vec![FailingAction {
+            action: "write EIP 203.0.113.13".into(),
+            eip: Some(ip("203.0.113.13")),
+            error: "map EIP4_V1 is full: raise --max-bindings".into(),
+            attempts: 7,
+        }],
+        round_error: None,
+        desired: Arc::new(desired),
+        observed: Arc::new(observed),
+        view: Arc::new(view()),
+        settings: Some(Arc::new(settings())),
+    }
+}
+
+/// The facts the report came from.
+pub(crate) fn facts() -> Facts {
+    let vm = VmFact {
+        name: name("vm-a"),
+        uid: None,
+        created: Some(1),
+        phase: VmPhase::Running,
+        node: Some("node-a".into()),
+        interfaces: vec![VmInterface {
+            name: "default".into(),
+            addresses: vec![ip("10.0.0.10")],
+        }],
+        origin: None,
+    };
+    let bindings = report()
+        .bindings
+        .into_iter()
+        .map(|item| item.fact)
+        .collect();
+    Facts {
+        bindings,
+        vms: vec![vm],
+        refused: report().refused,
+        complete: true,
+    }
+}
+
+/// Counters that never move.
+#[derive(Debug)]
+pub(crate) struct StillCounters;
+
+fn count(hook: Hook, reason: Reason, packets: u64) -> ReasonCount {
+    ReasonCount {
+        hook,
+        reason,
+        packets,
+    }
+}
+
+impl Counters for StillCounters {
+    fn reasons(&self) -> Result<Vec<ReasonCount>, DataPlaneError> {
+        Ok(vec![
+            count(Hook::DoorOut, Reason::SpoofedVm, 3),
+            count(Hook::UplinkTc, Reason::DeliveredPeer, 1000),
+            count(Hook::UplinkTc, Reason::Malformed, 0),
+        ])
+    }
+
+    fn traffic(&self, slot: u32) -> Result<Traffic, DataPlaneError> {
+        assert_eq!(slot, 0, "only web is programmed");
+        Ok(Traffic {
+            in_packets: 1000,
+            in_bytes: 64_000,
+            out_packets: 900,
+            out_bytes: 50_000,
+        })
+    }
+
+    fn binding_reasons(&self, _slot: u32) -> Result<Vec<ReasonCount>, DataPlaneError> {
+        Ok(vec![
+            count(Hook::UplinkTc, Reason::TtlExceeded, 2),
+            count(Hook::DoorOut, Reason::SpoofedVm, 3),
+        ])
+    }
+}
+
+/// One uplink with both programs, and one nearly full map.
+#[derive(Debug)]
+pub(crate) struct StillInspector;
+
+impl Inspector for StillInspector {
+    fn attachments(&self) -> Vec<Attachment> {
+        let at = |hook, mode| Attachment {
+            ifindex: 2,
+            interface: "eth0".into(),
+            hook,
+            mode,
+            link_id: Some(1),
+            program_id: 11,
+        };
+        vec![
+            at(Hook::UplinkXdp, AttachMode::XdpGeneric),
+            at(Hook::UplinkTc, AttachMode::Tcx),
+        ]
+    }
+
+    fn map_fill(&self) -> Result<Vec<MapFill>, DataPlaneError> {
+        Ok(vec![MapFill {
+            map: "EIP4_V1",
+            entries: 3900,
+            capacity: 4096,
+        }])
+    }
+
+    fn notices(&self) -> Vec<String> {
+        vec!["eth0: no native XDP, generic is used".into()]
+    }
+}
+
+/// The agent of a node that published `report()` and nothing since.
+pub(crate) fn agent() -> (Arc<AgentState>, watch::Sender<Arc<Report>>) {
+    let (sender, reports) = watch::channel(Arc::new(report()));
+    let (_, facts) = watch::channel(facts());
+    let state = AgentState {
+        reports,
+        facts,
+        counters: Arc::new(StillCounters),
+        inspector: Arc::new(StillInspector),
+        settings: Arc::new(settings()),
+        source: SourceSpec::Dir("/etc/kube-eip".into()),
+        notices: Vec::new(),
+        started: Started::now(),
+    };
+    (Arc::new(state), sender)
+}

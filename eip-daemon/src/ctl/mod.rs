@@ -1,0 +1,29 @@
+//! The control socket: what `eipctl` asks, and what the agent answers.
+//!
+//! ```text
+//! eipctl: command ─> client ──HTTP/JSON over a unix socket──> server ─> view    ─> report
+//!         render  <──────────────── api ─────────────────────┘      └> binding ─> source::local
+//! ```
+//!
+//! The server reads the reports the reconciler publishes and the kernel's counters; it writes
+//! nothing but binding objects, and those into the source, from where they take the way of every
+//! other object. It owns no task: the supervisor runs it.
+
+pub mod api;
+mod binding;
+pub mod client;
+pub mod command;
+mod dump;
+mod error;
+mod lookup;
+mod render;
+pub mod server;
+pub mod socket;
+pub mod state;
+mod status;
+mod view;
+
+pub use view::{phase, phases};
+
+#[cfg(test)]
+pub(crate) mod fixture;

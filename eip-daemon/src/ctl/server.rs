@@ -1,0 +1,179 @@
+//! The routes of the control socket. Access is decided by the socket's file mode: who may open it
+//! may do everything.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{Path, Query, State},
+    http::{Method, StatusCode, Uri},
+    routing::get,
+};
+use serde::Deserialize;
+use tokio::{net::UnixListener, sync::watch};
+
+use super::{
+    api::{BindAnswer, BindBody, Binding, BindingList, NetList, ReasonList, Status, UnbindAnswer},
+    binding,
+    dump::{Dump, dump},
+    error::ApiError,
+    lookup,
+    state::AgentState,
+    status::status,
+    view,
+};
+use crate::dataplane::{Counters, DataPlaneError};
+
+type Shared = State<Arc<AgentState>>;
+type Answer<T> = Result<Json<T>, ApiError>;
+
+/// Serves until `stop` is true. Requests in flight are answered.
+///
+/// # Errors
+/// The listener does not work any more.
+pub async fn serve(
+    listener: UnixListener,
+    state: Arc<AgentState>,
+    mut stop: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let stopped = async move {
+        let _sender_gone = stop.wait_for(|stop| *stop).await.is_err();
+    };
+    axum::serve(listener, router(state))
+        .with_graceful_shutdown(stopped)
+        .await
+}
+
+/// All routes.
+pub fn router(state: Arc<AgentState>) -> Router {
+    Router::new()
+        .route("/v1/status", get(get_status))
+        .route("/v1/bindings", get(list_bindings).post(bind))
+        .route("/v1/bindings/{key}", get(get_binding).delete(unbind))
+        .route("/v1/drops", get(get_reasons))
+        .route("/v1/nets", get(get_nets))
+        .route("/v1/dump", get(get_dump))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .with_state(state)
+}
+
+async fn get_status(State(state): Shared) -> Json<Status> {
+    Json(status(&state))
+}
+
+async fn list_bindings(State(state): Shared) -> Json<BindingList> {
+    Json(BindingList {
+        bindings: view::bindings(&state.report()),
+    })
+}
+
+async fn get_binding(State(state): Shared, Path(key): Path<String>) -> Answer<Binding> {
+    let report = state.report();
+    let item = lookup::find(&report, &key)?;
+    let mut binding = view::binding(&report, item);
+    if let Some(slot) = item.slot {
+        let traffic = read(&state, move |counters| counters.traffic(slot)).await?;
+        let reasons = read(&state, move |counters| counters.binding_reasons(slot)).await?;
+        binding.traffic = Some(view::traffic(traffic));
+        binding.reasons = Some(view::reasons(reasons));
+    }
+    Ok(Json(binding))
+}
+
+async fn bind(
+    State(state): Shared,
+    body: Bytes,
+) -> Result<(StatusCode, Json<BindAnswer>), ApiError> {
+    let body: BindBody = serde_json::from_slice(&body).map_err(|cause| {
+        ApiError::new(StatusCode::BAD_REQUEST, "the body is no binding").cause(cause.to_string())
+    })?;
+    Ok((
+        StatusCode::CREATED,
+        Json(binding::bind(&state, body).await?),
+    ))
+}
+
+async fn unbind(State(state): Shared, Path(key): Path<String>) -> Answer<UnbindAnswer> {
+    binding::unbind(&state, &key).await.map(Json)
+}
+
+#[derive(Debug, Deserialize)]
+struct ReasonQuery {
+    eip: Option<String>,
+}
+
+async fn get_reasons(State(state): Shared, Query(query): Query<ReasonQuery>) -> Answer<ReasonList> {
+    let Some(key) = query.eip else {
+        let reasons = read(&state, |counters| counters.reasons()).await?;
+        return Ok(Json(ReasonList {
+            eip: None,
+            reasons: view::reasons(reasons),
+        }));
+    };
+    let report = state.report();
+    let item = lookup::find(&report, &key)?;
+    let eip: IpAddr = item.fact.eip;
+    let Some(slot) = item.slot else {
+        return Err(not_programmed(&view::binding(&report, item)));
+    };
+    let reasons = read(&state, move |counters| counters.binding_reasons(slot)).await?;
+    Ok(Json(ReasonList {
+        eip: Some(eip),
+        reasons: view::reasons(reasons),
+    }))
+}
+
+fn not_programmed(binding: &Binding) -> ApiError {
+    let state = binding.state.name();
+    let error = ApiError::new(
+        StatusCode::CONFLICT,
+        format!(
+            "{} is not in the kernel, so nothing is counted for it: {state}",
+            binding.eip
+        ),
+    );
+    match &binding.message {
+        Some(message) => error.cause(message.clone()),
+        None => error,
+    }
+}
+
+async fn get_nets(State(state): Shared) -> Json<NetList> {
+    Json(NetList {
+        nets: view::nets(&state.report()),
+    })
+}
+
+async fn get_dump(State(state): Shared) -> Answer<Dump> {
+    let reasons = read(&state, |counters| counters.reasons()).await?;
+    Ok(Json(dump(&state, reasons)))
+}
+
+async fn no_such_path(uri: Uri) -> ApiError {
+    let hint = "eipctl and eip-daemon may be of different versions";
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        format!("no such path: {}", uri.path()),
+    )
+    .hint(hint)
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> ApiError {
+    let text = format!("{method} does not work on {}", uri.path());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, text)
+}
+
+/// Reads counters where a blocking system call stalls nobody.
+async fn read<T: Send + 'static>(
+    state: &AgentState,
+    look: impl FnOnce(&dyn Counters) -> Result<T, DataPlaneError> + Send + 'static,
+) -> Result<T, ApiError> {
+    const DOING: &str = "read the kernel's counters";
+    let counters = Arc::clone(&state.counters);
+    match tokio::task::spawn_blocking(move || look(counters.as_ref())).await {
+        Ok(done) => done.map_err(|error| ApiError::internal(DOING, &error)),
+        Err(panicked) => Err(ApiError::internal(DOING, &panicked)),
+    }
+}

@@ -1,0 +1,185 @@
+//! From the reconciler's report to what goes over the socket. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use eip_common::{abi, addr::Mac};
+use ipnet::IpNet;
+
+use super::api::{self, BindingPhase};
+use crate::{
+    dataplane::ReasonCount,
+    model::{BindingState, NetworkView, Outcome},
+    report::{BindingReport, Report},
+};
+
+/// How far a binding is.
+#[must_use]
+pub fn phase(report: &Report, binding: &BindingReport) -> BindingPhase {
+    match &binding.outcome {
+        Outcome::Elsewhere { .. } => BindingPhase::Elsewhere,
+        Outcome::Waiting { .. } => BindingPhase::Waiting,
+        Outcome::Refused { .. } => BindingPhase::Refused,
+        Outcome::Served { .. } if binding.error.is_some() => BindingPhase::Failing,
+        Outcome::Served { .. } => {
+            let wanted = report.desired.bindings.get(&binding.fact.eip);
+            let is_there = |state: &BindingState| wanted.is_none_or(|wanted| wanted == state);
+            match &binding.programmed {
+                Some(state) if is_there(state) => BindingPhase::Programmed,
+                _ => BindingPhase::Pending,
+            }
+        }
+    }
+}
+
+/// How many bindings are in each phase; every phase is there.
+#[must_use]
+pub fn phases(report: &Report) -> BTreeMap<BindingPhase, usize> {
+    let mut counts: BTreeMap<_, _> = BindingPhase::ALL.map(|phase| (phase, 0)).into();
+    for binding in &report.bindings {
+        *counts.entry(phase(report, binding)).or_default() += 1;
+    }
+    counts
+}
+
+/// Every binding, by EIP; the one that holds it first.
+pub(super) fn bindings(report: &Report) -> Vec<api::Binding> {
+    let mut list: Vec<_> = report
+        .bindings
+        .iter()
+        .map(|item| binding(report, item))
+        .collect();
+    let place = |item: &api::Binding| {
+        (
+            item.eip,
+            item.state,
+            item.namespace.clone(),
+            item.name.clone(),
+        )
+    };
+    list.sort_by_cached_key(place);
+    list
+}
+
+pub(super) fn binding(report: &Report, item: &BindingReport) -> api::Binding {
+    let fact = &item.fact;
+    let state = item.programmed.as_ref();
+    let port_name = |ifindex: u32| interface_name(&report.view, ifindex);
+    let (vm_address, reason, message) = explain(item);
+    api::Binding {
+        namespace: fact.name.namespace.clone(),
+        name: fact.name.name.clone(),
+        eip: fact.eip,
+        vm: fact.vm.name.clone(),
+        vm_address: state.map(|state| state.vm).or(vm_address),
+        state: phase(report, item),
+        reason,
+        message,
+        primary: state.map_or(fact.primary, |state| state.is_primary),
+        requested_delivery: fact.delivery,
+        delivery: state.map(|state| state.delivery),
+        port: state.map(|state| port_name(state.port)),
+        l3_device: state.map(|state| port_name(state.l3)),
+        mtu: state.map(|state| state.mtu),
+        vm_mac: state
+            .filter(|state| state.vm_mac != [0; 6])
+            .map(|state| mac(state.vm_mac)),
+        generation: fact.generation,
+        origin: fact.origin.as_ref().map(ToString::to_string),
+        contenders: contenders(report, item),
+        traffic: None,
+        reasons: None,
+    }
+}
+
+type Explanation = (Option<std::net::IpAddr>, Option<String>, Option<String>);
+
+/// VM address, reason and message of what was decided, with the kernel's error first.
+fn explain(item: &BindingReport) -> Explanation {
+    let (vm, reason, message) = match &item.outcome {
+        Outcome::Served { vm, note } => (Some(*vm), None, note.clone()),
+        Outcome::Elsewhere { node } => (None, None, Some(format!("its VM runs on {node}"))),
+        Outcome::Waiting { reason, message } => (None, word(reason), Some(message.clone())),
+        Outcome::Refused { reason, message } => (None, word(reason), Some(message.clone())),
+    };
+    (vm, reason, item.error.clone().or(message))
+}
+
+/// The name a unit variant goes by in JSON, which is part of the interface; `Debug` is not.
+fn word(reason: &impl serde::Serialize) -> Option<String> {
+    let value = reason.serialize(serde_json::value::Serializer).ok()?;
+    value.as_str().map(str::to_owned)
+}
+
+fn contenders(report: &Report, item: &BindingReport) -> Vec<String> {
+    let others = report
+        .bindings
+        .iter()
+        .filter(|other| other.fact.eip == item.fact.eip && other.fact.name != item.fact.name);
+    others.map(|other| other.fact.name.to_string()).collect()
+}
+
+/// Its name, or its number when the interface is gone.
+pub(super) fn interface_name(view: &NetworkView, ifindex: u32) -> String {
+    view.links
+        .get(&ifindex)
+        .map_or_else(|| format!("#{ifindex}"), |link| link.name.clone())
+}
+
+pub(super) fn mac(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+pub(super) fn traffic(traffic: abi::Traffic) -> api::Traffic {
+    let abi::Traffic {
+        in_packets,
+        in_bytes,
+        out_packets,
+        out_bytes,
+    } = traffic;
+    api::Traffic {
+        in_packets,
+        in_bytes,
+        out_packets,
+        out_bytes,
+    }
+}
+
+/// In packet order; the most frequent first at each hook.
+pub(super) fn reasons(mut counts: Vec<ReasonCount>) -> Vec<api::ReasonCounter> {
+    counts.retain(|count| count.packets > 0);
+    counts.sort_by_key(|count| (count.hook, std::cmp::Reverse(count.packets), count.reason));
+    counts.into_iter().map(reason).collect()
+}
+
+fn reason(count: ReasonCount) -> api::ReasonCounter {
+    api::ReasonCounter {
+        direction: count.hook.direction().name().to_owned(),
+        hook: count.hook.name().to_owned(),
+        reason: count.reason.name().to_owned(),
+        class: count.reason.class().name().to_owned(),
+        packets: count.packets,
+        meaning: count.reason.meaning().to_owned(),
+        cure: count.reason.cure().to_owned(),
+    }
+}
+
+/// Prefixes that shall be or are in the kernel. The flags shown are the kernel's where it has it.
+pub(super) fn nets(report: &Report) -> Vec<api::Net> {
+    let (wanted, programmed) = (&report.desired.nets, &report.observed.nets);
+    let all: BTreeSet<&IpNet> = wanted.keys().chain(programmed.keys()).collect();
+    let show = |net: &IpNet| {
+        let state = programmed
+            .get(net)
+            .or_else(|| wanted.get(net))
+            .copied()
+            .unwrap_or_default();
+        api::Net {
+            net: *net,
+            bypass: state.is_bypass,
+            eip_range: state.is_eip_range,
+            wanted: wanted.contains_key(net),
+            programmed: programmed.contains_key(net),
+        }
+    };
+    all.into_iter().map(show).collect()
+}
