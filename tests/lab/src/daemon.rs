@@ -378,7 +378,7 @@ impl Daemon {
             .arg(&home.bpffs.path)
             .arg("--socket")
             .arg(self.socket())
-            .args(["--log-level", "debug"])
+            .args(["--log-level", "info,eip_daemon=debug"])
             .args(&options.more);
         command
     }
@@ -599,11 +599,13 @@ impl Daemon {
         self.node.sh(&format!("bpftool {line}"))
     }
 
-    /// Every pin below the agent's mount, relative to it.
+    /// Every pin of the agent, relative to its mount. What the kernel itself puts into a new BPF file
+    /// system is not among them.
     #[must_use]
     pub fn pins(&self) -> Vec<String> {
         let mut found = Vec::new();
         collect_files(self.bpffs(), self.bpffs(), &mut found);
+        found.retain(|pin| !["maps.debug", "progs.debug"].contains(&pin.as_str()));
         found.sort();
         found
     }

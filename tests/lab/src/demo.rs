@@ -16,7 +16,7 @@ use crate::{
     daemon::Daemon,
     echo::Echo,
     lab,
-    packet::{IpPacket, Transport},
+    packet::IpPacket,
     plan::{CLIENT, GuestPlan, POD1, POD2, VM1, VM2, eip},
     sniff::Way,
     traffic::{self, Answer, Bulk, PATIENCE, Pace, SILENCE, Session},
@@ -281,14 +281,12 @@ fn vm_to_network(report: &mut Report, world: &World, servers: &Servers) {
             &format!("{} pings client, 4000 bytes", vm.name),
             &expected,
             || {
+                let client = world.client_frames();
+                client.clear();
                 traffic::ping(ns, CLIENT.v4.into(), 4000, PATIENCE)?;
-                world
-                    .client_frames()
-                    .wait_for(PATIENCE, &expected, |frame, packet| {
-                        frame.way == Way::In
-                            && packet.source == eip
-                            && matches!(packet.transport, Transport::Icmp { kind: 8, .. })
-                    })?;
+                client.wait_for(PATIENCE, &expected, |frame, packet| {
+                    frame.way == Way::In && packet.source == eip && packet.is_fragment
+                })?;
                 Ok(format!("the client saw {eip}, in fragments"))
             },
         );
@@ -412,8 +410,8 @@ fn crash(report: &mut Report, world: &World, agent: &mut Daemon) {
     };
     let mut session = Session::open(&world.client, (eip::VM1.v4, PORT).into());
     report.step(
-        "kill -9, restart; meanwhile 4000 datagrams each way between client and both VMs",
-        "none lost, in neither direction",
+        "kill -9 and restart, 8000 datagrams meanwhile",
+        "of 4000 from the client to vm1 and 4000 from vm2 to the client, none is lost",
         || {
             let result = std::thread::scope(|scope| {
                 let inbound = scope

@@ -124,15 +124,14 @@ fn agent_process() -> anyhow::Result<Option<i32>> {
 /// The lab, drawn.
 pub(crate) fn picture() -> String {
     format!(
-        "\
-  client ────────── router ─────────────────── node                        elastic IP
-  {client}      │ {cidr:<15}         │ up0 {up}
-                    │ via {up}           ├─ cali1 ─ vm1  {vm1}   {eip1}
-                    │                          │     a routed veth, as with Calico
+        "  client ────────── router ─────────────────── node                       elastic IP
+  {client:<18}│ {cidr:<25}│ up0 {up}
+                    │ via {up:<21}├─ cali1 ─ vm1 {vm1}  {eip1}
+                    │                          │    a routed veth, as with Calico
                     └── management network ────┤ mg0 {mg}
                                                └─ cni0 ┬─ veth2 ─ vm2 {vm2}  {eip2}
-                                                       │   a bridge, as with flannel
-                                                       └─ veth4 ─ pod2, and pod1 on cali2
+                                                       │  a bridge, as with flannel
+                                                       └─ veth4 ─ pod2; pod1 is on cali2
 
   The node drops whatever its firewall does not know (FORWARD policy drop, INVALID drop), hides
   pods behind its own address, checks sources strictly, and its default route leads out of mg0.
@@ -168,7 +167,7 @@ Try:
   {eipctl} get {eip1}
   {eipctl} drops --all
   {eipctl} unbind {eip2}                             # then: {eipctl} bind {eip2} vm2
-  {node} bpftool map dump pinned {home}/bpf/eip/EIP4_V1
+  {node} bpftool map dump pinned {home}/bpf/eip/maps/EIP4_V1
   {node} ip rule; {node} nft list ruleset
 
 Edit the documents in {home}/source and watch {home}/agent.log.

@@ -10,7 +10,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -25,6 +25,7 @@ use crate::{
 pub struct LeakDetector {
     leaks: Arc<Mutex<BTreeMap<String, u64>>>,
     node_may_talk: Arc<AtomicBool>,
+    looked_at: Arc<AtomicU64>,
 }
 
 impl LeakDetector {
@@ -43,6 +44,7 @@ impl LeakDetector {
 
     /// Judges one frame.
     pub fn look_at(&self, frame: &Frame) {
+        self.looked_at.fetch_add(1, Ordering::Relaxed);
         let Some(problem) = self.judge(&frame.bytes) else {
             return;
         };
@@ -73,6 +75,12 @@ impl LeakDetector {
             ));
         }
         None
+    }
+
+    /// How many frames were judged.
+    #[must_use]
+    pub fn looked_at(&self) -> u64 {
+        self.looked_at.load(Ordering::Relaxed)
     }
 
     /// Every kind of leak seen so far, with the number of frames.

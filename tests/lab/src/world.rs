@@ -76,7 +76,7 @@ impl Default for WorldOptions {
             forward_accept: ForwardAccept::default(),
             wire: WireFrames::default(),
             guest_gro: GuestGro::default(),
-            guest_mtu: 1400,
+            guest_mtu: 1500,
             guests: vec![plan::VM1, plan::VM2, plan::POD1, plan::POD2],
         }
     }

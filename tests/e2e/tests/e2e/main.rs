@@ -3,10 +3,16 @@
 //! Needs root and the programs of `eip-daemon` (see `eip_lab::binaries`). Without root every test
 //! says that it was skipped; with `EIP_E2E_REQUIRED=1` that is a failure. Each test has the leak
 //! detector on: a packet outside the node with an inside address fails it.
+#![cfg(test)]
 #![forbid(unsafe_code)]
 
-#[cfg(test)]
 mod support;
 
-#[cfg(test)]
+mod addresses;
+mod documents;
 mod ground;
+mod lanes;
+mod lifecycle;
+mod spoofing;
+mod surface;
+mod wire;

@@ -1,6 +1,18 @@
 //! What every test begins with.
 
-use eip_lab::world::{World, WorldOptions};
+use std::net::{IpAddr, SocketAddr};
+
+use eip_lab::{
+    daemon::{Daemon, DaemonOptions},
+    echo::Echo,
+    netns::Ns,
+    plan::{CLIENT, GuestPlan, VM1, VM2, eip},
+    sniff::Injector,
+    world::{World, WorldOptions},
+};
+
+/// Port of every echo server.
+pub(crate) const PORT: u16 = 7000;
 
 /// A world of the test's own, or `None` after saying that the test is skipped.
 pub(crate) fn raise(options: WorldOptions) -> Option<World> {
@@ -14,4 +26,65 @@ pub(crate) fn raise(options: WorldOptions) -> Option<World> {
         return None;
     }
     Some(World::new(options).unwrap())
+}
+
+/// A world with the agent in it. Fields are dropped in this order.
+pub(crate) struct Stage {
+    servers: Vec<Echo>,
+    pub(crate) daemon: Daemon,
+    pub(crate) world: World,
+}
+
+impl Stage {
+    /// The agent, serving nothing.
+    pub(crate) fn empty(world: WorldOptions, daemon: DaemonOptions) -> Option<Self> {
+        let world = raise(world)?;
+        let daemon = Daemon::start(&world, daemon).unwrap();
+        Some(Self {
+            servers: Vec::new(),
+            daemon,
+            world,
+        })
+    }
+
+    /// The agent, serving `vm1` and `vm2`; echo servers on both, on the client and on every pod.
+    pub(crate) fn new(world: WorldOptions, daemon: DaemonOptions) -> Option<Self> {
+        let mut stage = Self::empty(world, daemon)?;
+        stage.daemon.serve(&VM1, eip::VM1.v4).unwrap();
+        stage.daemon.serve(&VM2, eip::VM2.v4).unwrap();
+        stage.start_servers();
+        Some(stage)
+    }
+
+    /// With everything at its default.
+    pub(crate) fn plain() -> Option<Self> {
+        Self::new(WorldOptions::default(), DaemonOptions::default())
+    }
+
+    pub(crate) fn start_servers(&mut self) {
+        self.servers
+            .push(Echo::start(&self.world.client, CLIENT.v4, PORT).unwrap());
+        for guest in self.world.guests() {
+            let echo = Echo::start(&guest.ns, guest.plan.address.v4, PORT).unwrap();
+            self.servers.push(echo);
+        }
+    }
+
+    pub(crate) fn ns(&self, guest: GuestPlan) -> &Ns {
+        &self.world.guest(guest).ns
+    }
+
+    /// Where frames of a guest to anybody else go: the MAC of its gateway.
+    pub(crate) fn gateway_mac(&self, guest: GuestPlan) -> [u8; 6] {
+        let device = match guest.attachment {
+            eip_lab::plan::Attachment::Routed => guest.port,
+            eip_lab::plan::Attachment::BridgePort => "cni0",
+        };
+        Injector::open(&self.world.node, device).unwrap().mac
+    }
+}
+
+/// An address with the port of the echo servers.
+pub(crate) fn at(address: impl Into<IpAddr>) -> SocketAddr {
+    SocketAddr::new(address.into(), PORT)
 }

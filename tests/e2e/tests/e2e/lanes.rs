@@ -1,0 +1,295 @@
+//! The promise, on every lane and every way to attach: all traffic, both VMs, both directions.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use eip_lab::{
+    daemon::DaemonOptions,
+    firewall::{Firewall, ForwardAccept},
+    plan::{CLIENT, GuestPlan, POD1, POD2, VM1, VM2, eip},
+    traffic::{self, Bulk, PATIENCE},
+    world::{DefaultRoute, GuestGro, WireFrames, WorldOptions},
+};
+
+use crate::support::{Stage, at};
+
+const SERVED: [(GuestPlan, Ipv4Addr); 2] = [(VM1, eip::VM1.v4), (VM2, eip::VM2.v4)];
+
+fn everything_works(stage: &Stage) {
+    from_the_network(stage);
+    to_the_network(stage);
+    inside(stage);
+    node_and_pods(stage);
+    hairpins(stage);
+    no_checksum_was_wrong(stage);
+}
+
+fn from_the_network(stage: &Stage) {
+    let client = &stage.world.client;
+    for (vm, eip) in SERVED {
+        for size in [1, 1200, 8000] {
+            let answer = traffic::udp(client, at(eip), size, PATIENCE).unwrap();
+            assert_eq!(answer.server_saw.ip(), CLIENT.v4, "{}", vm.name);
+            assert_eq!(answer.server_was, at(vm.address.v4));
+            assert_eq!(answer.came_from, at(eip));
+        }
+        let answer = traffic::tcp(client, at(eip), PATIENCE).unwrap();
+        assert_eq!(answer.server_saw.ip(), CLIENT.v4, "{}", vm.name);
+        assert_eq!(answer.server_was, at(vm.address.v4));
+        for size in [0, 56, 1350, 4000] {
+            let from = traffic::ping(client, eip.into(), size, PATIENCE).unwrap();
+            assert_eq!(from, IpAddr::from(eip));
+        }
+        for way in [Bulk::Upload, Bulk::Download] {
+            traffic::bulk(client, at(eip), way, 5_000_000).unwrap();
+        }
+    }
+}
+
+fn to_the_network(stage: &Stage) {
+    for (vm, eip) in SERVED {
+        let ns = stage.ns(vm);
+        for size in [1, 1200, 8000] {
+            let answer = traffic::udp(ns, at(CLIENT.v4), size, PATIENCE).unwrap();
+            assert_eq!(answer.server_saw.ip(), eip, "{}", vm.name);
+            assert_eq!(answer.came_from, at(CLIENT.v4));
+        }
+        let answer = traffic::tcp(ns, at(CLIENT.v4), PATIENCE).unwrap();
+        assert_eq!(answer.server_saw.ip(), eip, "{}", vm.name);
+        for size in [0, 1350, 4000] {
+            traffic::ping(ns, CLIENT.v4.into(), size, PATIENCE).unwrap();
+        }
+        for way in [Bulk::Upload, Bulk::Download] {
+            let answer = traffic::bulk(ns, at(CLIENT.v4), way, 5_000_000).unwrap();
+            assert_eq!(answer.server_saw.ip(), eip, "{}", vm.name);
+        }
+    }
+}
+
+fn inside(stage: &Stage) {
+    for (from, to) in [
+        (VM1, POD2),
+        (VM2, POD2),
+        (VM2, POD1),
+        (POD1, VM1),
+        (POD2, VM2),
+        (VM1, VM2),
+    ] {
+        let to = at(to.address.v4);
+        let answer = traffic::tcp(stage.ns(from), to, PATIENCE).unwrap();
+        assert_eq!(
+            answer.server_saw.ip(),
+            from.address.v4,
+            "{} to {to}",
+            from.name
+        );
+        let answer = traffic::udp(stage.ns(from), to, 8000, PATIENCE).unwrap();
+        assert_eq!(
+            answer.server_saw.ip(),
+            from.address.v4,
+            "{} to {to}",
+            from.name
+        );
+    }
+    for (vm, _) in SERVED {
+        traffic::tcp(&stage.world.node, at(vm.address.v4), PATIENCE).unwrap();
+    }
+}
+
+fn node_and_pods(stage: &Stage) {
+    for (vm, eip) in SERVED {
+        for (name, ns) in [
+            ("node", &stage.world.node),
+            ("pod1", stage.ns(POD1)),
+            ("pod2", stage.ns(POD2)),
+        ] {
+            let answer = traffic::udp(ns, at(eip), 100, PATIENCE)
+                .unwrap_or_else(|error| panic!("{name} to {eip}: {error:#}"));
+            assert_eq!(answer.server_was, at(vm.address.v4), "{name}");
+            assert_eq!(answer.came_from, at(eip), "{name}");
+            traffic::udp(ns, at(eip), 8000, PATIENCE)
+                .unwrap_or_else(|error| panic!("{name} to {eip}, fragments: {error:#}"));
+            traffic::tcp(ns, at(eip), PATIENCE)
+                .unwrap_or_else(|error| panic!("{name} to {eip}: {error:#}"));
+            traffic::ping(ns, eip.into(), 56, PATIENCE)
+                .unwrap_or_else(|error| panic!("{name} to {eip}: {error:#}"));
+        }
+    }
+}
+
+fn hairpins(stage: &Stage) {
+    for (from, from_eip) in SERVED {
+        for (to, to_eip) in SERVED {
+            let what = format!("{} to {to_eip}", from.name);
+            let ns = stage.ns(from);
+            let answer = traffic::udp(ns, at(to_eip), 100, PATIENCE)
+                .unwrap_or_else(|error| panic!("{what}: {error:#}"));
+            assert_eq!(answer.server_saw.ip(), from_eip, "{what}");
+            assert_eq!(answer.server_was, at(to.address.v4), "{what}");
+            assert_eq!(answer.came_from, at(to_eip), "{what}");
+            let answer = traffic::tcp(ns, at(to_eip), PATIENCE)
+                .unwrap_or_else(|error| panic!("{what}: {error:#}"));
+            assert_eq!(answer.server_saw.ip(), from_eip, "{what}");
+            traffic::ping(ns, to_eip.into(), 4000, PATIENCE)
+                .unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        }
+    }
+}
+
+/// Receivers drop a segment with a wrong checksum silently; TCP would merely be slow.
+fn no_checksum_was_wrong(stage: &Stage) {
+    let guests = stage.world.guests().iter().map(|guest| &guest.ns);
+    for ns in guests.chain([&stage.world.client, &stage.world.node]) {
+        let text = ns.read_proc("net/snmp").unwrap();
+        for protocol in ["Tcp:", "Udp:"] {
+            let mut lines = text.lines().filter(|line| line.starts_with(protocol));
+            let names = lines.next().unwrap().split_whitespace();
+            let values = lines.next().unwrap().split_whitespace();
+            let errors = names
+                .zip(values)
+                .find(|(name, _)| *name == "InCsumErrors")
+                .map(|(_, value)| value);
+            assert_eq!(errors, Some("0"), "{protocol} in {}", ns.name());
+        }
+    }
+}
+
+fn lane(world: WorldOptions, daemon: DaemonOptions) {
+    let delivery = daemon.delivery;
+    let Some(stage) = Stage::new(world, daemon) else {
+        return;
+    };
+    everything_works(&stage);
+    if delivery != "auto" {
+        let binding = stage.daemon.binding(&eip::VM1.v4.to_string()).unwrap();
+        assert_eq!(binding["delivery"], delivery, "{binding:#}");
+    }
+}
+
+fn delivery(delivery: &'static str) -> DaemonOptions {
+    DaemonOptions {
+        delivery,
+        ..DaemonOptions::default()
+    }
+}
+
+fn attached(xdp_mode: &'static str, tc_mode: &'static str) -> DaemonOptions {
+    DaemonOptions {
+        xdp_mode,
+        tc_mode,
+        ..delivery("peer")
+    }
+}
+
+#[test]
+fn everything_works_by_default() {
+    lane(WorldOptions::default(), DaemonOptions::default());
+}
+
+#[test]
+fn everything_works_on_the_peer_lane_behind_a_strict_firewall() {
+    let world = WorldOptions {
+        firewall: Firewall::Strict,
+        ..WorldOptions::default()
+    };
+    lane(world, delivery("peer"));
+}
+
+#[test]
+fn everything_works_on_the_neigh_lane() {
+    lane(WorldOptions::default(), delivery("neigh"));
+}
+
+#[test]
+fn everything_works_on_the_stack_lane_with_the_advised_accept() {
+    let world = WorldOptions {
+        forward_accept: ForwardAccept::Present,
+        ..WorldOptions::default()
+    };
+    lane(world, delivery("stack"));
+}
+
+#[test]
+fn everything_works_on_the_stack_lane_without_a_firewall() {
+    let world = WorldOptions {
+        firewall: Firewall::Open,
+        ..WorldOptions::default()
+    };
+    lane(world, delivery("stack"));
+}
+
+#[test]
+fn everything_works_on_the_xdp_lane_when_ports_take_xdp_frames() {
+    let world = WorldOptions {
+        guest_gro: GuestGro::On,
+        ..WorldOptions::default()
+    };
+    lane(world, delivery("xdp"));
+}
+
+#[test]
+fn the_xdp_lane_is_not_used_for_ports_that_would_lose_its_frames() {
+    let Some(stage) = Stage::new(WorldOptions::default(), delivery("xdp")) else {
+        return;
+    };
+    everything_works(&stage);
+    let binding = stage.daemon.binding(&eip::VM1.v4.to_string()).unwrap();
+    assert_eq!(binding["delivery"], "peer", "{binding:#}");
+}
+
+#[test]
+fn everything_works_with_one_default_route_through_the_uplink() {
+    let world = WorldOptions {
+        default_route: DefaultRoute::Uplink,
+        ..WorldOptions::default()
+    };
+    lane(world, DaemonOptions::default());
+}
+
+#[test]
+fn everything_works_when_gateway_and_routes_are_left_to_the_kernel() {
+    let world = WorldOptions {
+        default_route: DefaultRoute::Uplink,
+        ..WorldOptions::default()
+    };
+    lane(
+        world,
+        DaemonOptions {
+            gateway: None,
+            ..DaemonOptions::default()
+        },
+    );
+}
+
+#[test]
+fn everything_works_with_unfinished_checksums_and_super_packets_on_the_uplink() {
+    let world = WorldOptions {
+        wire: WireFrames::Partial,
+        ..WorldOptions::default()
+    };
+    lane(world, DaemonOptions::default());
+}
+
+#[test]
+fn everything_works_with_native_xdp_and_tcx() {
+    lane(WorldOptions::default(), attached("native", "tcx"));
+}
+
+#[test]
+fn everything_works_with_native_xdp_and_clsact() {
+    lane(WorldOptions::default(), attached("native", "clsact"));
+}
+
+#[test]
+fn everything_works_with_generic_xdp_and_tcx() {
+    lane(WorldOptions::default(), attached("generic", "tcx"));
+}
+
+#[test]
+fn everything_works_without_xdp_on_tcx() {
+    lane(WorldOptions::default(), attached("off", "tcx"));
+}
+
+#[test]
+fn everything_works_without_xdp_on_clsact() {
+    lane(WorldOptions::default(), attached("off", "clsact"));
+}
