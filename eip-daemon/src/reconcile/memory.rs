@@ -1,12 +1,9 @@
 //! What was known a moment ago and is not contradicted now.
 //!
-//! Two sources forget things that are still true:
-//! - KubeVirt empties `ipAddress` of a running VM while the guest reconfigures its interface;
-//! - the kernel drops neighbour and bridge forwarding entries of a VM that has been silent for some
-//!   minutes.
-//!
-//! Neither may cut a VM off. The first is remembered here, per VM object; the second is read from what
-//! is programmed in the kernel, so it survives a restart of the process.
+//! KubeVirt empties `ipAddress` of a running VM while the guest reconfigures its interface. That does
+//! not unbind it: its last address holds until it reports another one, ends, moves or is replaced by
+//! another object of the same name. (What the kernel forgets about a silent VM is remembered where the
+//! kernel is looked at.) This memory does not survive a restart of the process.
 
 use std::{
     borrow::Cow,
@@ -14,13 +11,9 @@ use std::{
     net::IpAddr,
 };
 
-use eip_common::addr::Mac;
-
 use crate::{
     desired::pod_addresses,
-    model::{
-        BindingState, Facts, Link, NetworkView, ObjectName, Observed, VmFact, VmInterface, VmPhase,
-    },
+    model::{Facts, ObjectName, VmFact, VmInterface, VmPhase},
 };
 
 /// The last addresses of the VMs that run on this node.
@@ -101,36 +94,4 @@ fn give_back<'a>(vm: &mut VmFact, addresses: impl Iterator<Item = &'a IpAddr>) {
     if let Some(interface) = vm.interfaces.first_mut() {
         interface.addresses.extend(addresses);
     }
-}
-
-/// Adds to the view the neighbours and forwarding entries that the programmed bindings rest on, where
-/// the kernel has none at the moment and route and interfaces are still the same.
-pub(super) fn recall_places(view: &mut NetworkView, observed: &Observed) {
-    for (state, _) in observed.bindings.values() {
-        if state.vm_mac == Mac::default() || !is_still_routed(view, state) {
-            continue;
-        }
-        let mac = *view
-            .neighbours
-            .entry((state.l3, state.vm))
-            .or_insert(state.vm_mac);
-        let is_member = view
-            .links
-            .get(&state.port)
-            .and_then(|port: &Link| port.master)
-            == Some(state.l3);
-        if is_member && mac == state.vm_mac {
-            view.bridge_ports
-                .entry((state.l3, mac))
-                .or_insert(state.port);
-        }
-    }
-}
-
-fn is_still_routed(view: &NetworkView, state: &BindingState) -> bool {
-    view.links.contains_key(&state.port)
-        && view
-            .routes
-            .get(&state.vm)
-            .is_some_and(|route| route.ifindex == state.l3)
 }

@@ -208,8 +208,7 @@ impl<D: DataPlane> Reconciler<D> {
             .complete(&self.current, &self.settings.node_name);
         let addresses = desired::vm_addresses(&facts, &self.settings);
         let observed = self.data_plane.observe().await?;
-        let mut view = self.data_plane.view(&addresses).await?;
-        memory::recall_places(&mut view, &observed);
+        let view = self.data_plane.view(&addresses).await?;
         let desired = desired::compute(&facts, &self.settings, &view);
         let removal = if facts.complete {
             Removal::Allowed

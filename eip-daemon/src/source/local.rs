@@ -15,10 +15,10 @@ use std::{
 
 use super::{
     documents::{self, Object},
+    files::{self, Unread},
     objects::{
         self, BINDING_API, BINDING_KIND, EipBinding, EipBindingSpec, LABEL, Metadata, SUBDOMAIN,
     },
-    shelf::{self, Unread},
 };
 use crate::model::{BindingFact, DeliveryChoice, ObjectName, Origin};
 
@@ -167,9 +167,9 @@ fn check(
 /// Looks the binding up in all files. Files that cannot be read are passed over: they are reported
 /// where the directory is followed, and must not keep a person from binding.
 fn find(directory: &Path, name: &ObjectName) -> Result<Option<BindingFact>, LocalError> {
-    let names = shelf::list(directory).map_err(io_error("read", directory))?;
+    let names = files::list(directory).map_err(io_error("read", directory))?;
     for path in names.iter().map(|name| directory.join(name)) {
-        let text = match shelf::read(&path) {
+        let text = match files::read(&path) {
             Ok(text) => text,
             Err(Unread::Gone | Unread::Failed(_) | Unread::Refused(_)) => continue,
         };

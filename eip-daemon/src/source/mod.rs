@@ -7,4 +7,5 @@ pub mod local;
 pub mod objects;
 
 mod documents;
+mod files;
 mod shelf;

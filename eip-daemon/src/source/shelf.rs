@@ -14,13 +14,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
-    fs, io,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use super::documents::{self, Object, ObjectKey, Reading};
+use super::{
+    documents::{self, Object, ObjectKey, Reading},
+    files::{self, Stamp, Unread},
+};
 use crate::model::{Facts, Origin, RefusedDocument};
 
 #[cfg(test)]
@@ -28,19 +29,8 @@ mod tests;
 
 /// How long a change that takes something away must last before it is taken.
 pub(super) const GRACE: Duration = Duration::from_millis(250);
-/// Largest file.
-const MAX_FILE_BYTES: u64 = 4 << 20;
 /// Most files in the directory.
 const MAX_FILES: usize = 65_536;
-
-/// Tells one version of a file from another without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
 
 /// A version that takes something away and has to prove itself.
 #[derive(Debug, Clone, Copy)]
@@ -118,7 +108,7 @@ impl Shelf {
 
     /// Looks at every file whose stamp changed.
     pub(super) fn scan(&mut self, now: Instant) {
-        let names = match list(&self.directory) {
+        let names = match files::list(&self.directory) {
             Ok(names) => names,
             Err(error) => {
                 self.trouble = Some(format!("the directory cannot be read: {error}"));
@@ -184,10 +174,10 @@ impl Shelf {
 impl Entry {
     /// Takes what the file says now, if it says something new.
     fn look(&mut self, path: &Path, now: Instant) -> Presence {
-        let looked = stamp(path).and_then(|stamp| {
+        let looked = files::stamp(path).and_then(|stamp| {
             let is_settled = self.pending.is_none() && self.trouble.is_none();
             if self.stamp != Some(stamp) || !is_settled {
-                let reading = documents::read(path, &read(path)?);
+                let reading = documents::read(path, &files::read(path)?);
                 self.consider(reading, stamp, now);
             }
             Ok(())
@@ -231,7 +221,7 @@ impl Entry {
             .filter(|object| self.is_merely_broken(object, &new));
         self.carried = broken.collect();
         self.reading = new;
-        self.stamp = (!is_fresh(stamp)).then_some(stamp);
+        self.stamp = (!stamp.is_fresh()).then_some(stamp);
         self.pending = None;
         self.is_known = true;
     }
@@ -321,90 +311,4 @@ fn duplicate(object: &Object, first: Option<&Origin>) -> Option<RefusedDocument>
         problem: format!("{kind} {name} stands already in {first}: remove one of the two"),
         name: Some(name),
     })
-}
-
-/// Names of the files to read, sorted. Hidden files, editors' copies and other extensions are not
-/// meant for us.
-pub(super) fn list(directory: &Path) -> io::Result<BTreeSet<OsString>> {
-    let mut names = BTreeSet::new();
-    for entry in fs::read_dir(directory)? {
-        let name = entry?.file_name();
-        let path = Path::new(&name);
-        let is_hidden = name.as_encoded_bytes().starts_with(b".");
-        let is_ours = path.extension().is_some_and(|extension| {
-            ["yaml", "yml", "json"]
-                .iter()
-                .any(|known| extension == *known)
-        });
-        if is_ours && !is_hidden {
-            names.insert(name);
-        }
-    }
-    Ok(names)
-}
-
-/// Why there is no text.
-#[derive(Debug)]
-pub(super) enum Unread {
-    /// The file is not there any more.
-    Gone,
-    /// It could not be read at the moment.
-    Failed(String),
-    /// It can be read and cannot be accepted.
-    Refused(String),
-}
-
-impl From<io::Error> for Unread {
-    fn from(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::NotFound {
-            Self::Gone
-        } else {
-            Self::Failed(format!("the file cannot be read: {error}"))
-        }
-    }
-}
-
-/// The text of a regular file of decent size.
-pub(super) fn read(path: &Path) -> Result<String, Unread> {
-    // Before it is opened: opening a pipe would wait for somebody to write.
-    stamp(path)?;
-    let bytes = fs::read(path)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let valid = error.utf8_error().valid_up_to();
-        let line = 1 + error
-            .as_bytes()
-            .iter()
-            .take(valid)
-            .filter(|byte| **byte == b'\n')
-            .count();
-        Unread::Refused(format!("line {line}: not UTF-8"))
-    })
-}
-
-fn stamp(path: &Path) -> Result<Stamp, Unread> {
-    let metadata = fs::metadata(path)?;
-    if !metadata.is_file() {
-        return Err(Unread::Refused("not a regular file".to_owned()));
-    }
-    if metadata.size() > MAX_FILE_BYTES {
-        let limit = MAX_FILE_BYTES >> 20;
-        return Err(Unread::Refused(format!(
-            "the file is larger than {limit} MiB: split it"
-        )));
-    }
-    Ok(Stamp {
-        inode: metadata.ino(),
-        size: metadata.size(),
-        modified: (metadata.mtime(), metadata.mtime_nsec()),
-        changed: (metadata.ctime(), metadata.ctime_nsec()),
-    })
-}
-
-/// A file changed this recently can change again without its stamp showing it: the kernel's clock for
-/// time stamps is coarse.
-fn is_fresh(stamp: Stamp) -> bool {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(now.as_secs()).is_ok_and(|now| now - stamp.changed.0 <= 1)
 }

@@ -245,19 +245,6 @@ async fn an_emptied_address_that_another_vm_reports_is_not_given_back() {
 }
 
 #[tokio::test]
-async fn a_silent_vm_behind_a_bridge_stays_bound_also_over_a_restart() {
-    let (view, facts) = three_vms();
-    let mut bench = Bench::new(view, facts.clone());
-    bench.round().await;
-    bench.kernel.world().view.neighbours.clear();
-    bench.kernel.world().view.bridge_ports.clear();
-    assert_eq!(bench.round().await, []);
-    let mut restarted = Bench::on(bench.kernel.clone(), facts);
-    assert_eq!(restarted.round().await, []);
-    assert!(restarted.report().in_sync);
-}
-
-#[tokio::test]
 async fn a_vm_that_moves_to_another_port_is_never_without_a_door() {
     let (view, facts) = three_vms();
     let mut bench = Bench::new(view, facts);

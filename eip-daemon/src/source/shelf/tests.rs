@@ -2,6 +2,7 @@
 
 use std::{
     ffi::CString,
+    fs,
     os::unix::fs::{PermissionsExt as _, symlink},
 };
 
@@ -343,7 +344,8 @@ fn an_unchanged_file_is_not_read_again() {
         .files
         .get_mut(&OsString::from("a.yaml"))
         .unwrap();
-    entry.stamp = Some(stamp(&bench.directory.path().join("a.yaml")).unwrap_or_else(|_| panic!()));
+    entry.stamp =
+        Some(files::stamp(&bench.directory.path().join("a.yaml")).unwrap_or_else(|_| panic!()));
     entry.reading.objects.clear();
     assert_eq!(names(&bench.scan()), [""; 0]);
     fs::set_permissions(bench.path("a.yaml"), fs::Permissions::from_mode(0o600)).unwrap();

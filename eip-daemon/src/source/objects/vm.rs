@@ -1,0 +1,197 @@
+//! A `VirtualMachineInstance`, as KubeVirt writes it.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
+
+use super::{Metadata, ObjectError};
+use crate::model::{Origin, VmFact, VmInterface, VmPhase};
+
+/// Kind of a running VM.
+pub const VM_KIND: &str = "VirtualMachineInstance";
+/// Its API versions, the current one first.
+pub const VM_APIS: [&str; 2] = ["kubevirt.io/v1", "kubevirt.io/v1alpha3"];
+
+/// A `VirtualMachineInstance`: a few of its several hundred fields.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct VirtualMachineInstance {
+    /// Who it is.
+    pub metadata: Metadata,
+    /// Which networks it has.
+    pub spec: VmSpec,
+    /// What became of it.
+    pub status: VmStatus,
+}
+
+/// `spec` of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct VmSpec {
+    /// Its networks.
+    pub networks: Vec<VmNetwork>,
+}
+
+/// One of `spec.networks[]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct VmNetwork {
+    /// Name interfaces refer to.
+    pub name: String,
+    /// Present, be it empty, on the pod network.
+    #[serde(deserialize_with = "is_present")]
+    pub pod: bool,
+    /// Present on a secondary network, or on one that takes the pod network's place.
+    pub multus: Option<Multus>,
+}
+
+/// `multus` of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct Multus {
+    /// The network replaces the pod network.
+    #[serde(rename = "default")]
+    pub is_default: bool,
+}
+
+/// `status` of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VmStatus {
+    /// Phase.
+    pub phase: Option<String>,
+    /// Node it runs on.
+    pub node_name: Option<String>,
+    /// What is known of its interfaces.
+    pub interfaces: Vec<VmInterfaceStatus>,
+}
+
+/// One of `status.interfaces[]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VmInterfaceStatus {
+    /// Name of the network; empty for what only the guest knows.
+    pub name: Option<String>,
+    /// The main address.
+    pub ip_address: Option<String>,
+    /// All addresses.
+    pub ip_addresses: Option<Vec<String>>,
+    /// Where the entry comes from: `domain`, `guest-agent`, `multus-status`.
+    pub info_source: Option<String>,
+}
+
+/// `pod: {}` and `pod: null` mean the same to KubeVirt's authors when they write it by hand.
+fn is_present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(deserializer).map(|_| true)
+}
+
+impl VirtualMachineInstance {
+    /// The object as a fact.
+    ///
+    /// # Errors
+    /// What is missing or wrong, and what would be right.
+    pub fn into_fact(self, origin: Option<Origin>) -> Result<VmFact, ObjectError> {
+        Ok(VmFact {
+            name: self.metadata.object_name()?,
+            created: self.metadata.created()?,
+            phase: self.status.phase(),
+            interfaces: self.interfaces()?,
+            node: self.status.node_name.filter(|node| !node.is_empty()),
+            uid: self.metadata.uid,
+            origin,
+        })
+    }
+
+    /// The pod network's name: the EIP is for the address there, wherever it stands in the list.
+    fn pod_network(&self) -> Option<&str> {
+        let replaces_pod = |network: &&VmNetwork| {
+            network.pod
+                || network
+                    .multus
+                    .as_ref()
+                    .is_some_and(|multus| multus.is_default)
+        };
+        self.spec
+            .networks
+            .iter()
+            .find(replaces_pod)
+            .map(|network| network.name.as_str())
+    }
+
+    /// The pod network first, also when the status has no address of it yet. Interfaces without a
+    /// network name are the guest's own business; one stands in for the pod network only where the
+    /// object names no networks and no interface has a name (objects written by hand).
+    fn interfaces(&self) -> Result<Vec<VmInterface>, ObjectError> {
+        let mut all = Vec::new();
+        for (position, status) in self.status.interfaces.iter().enumerate() {
+            all.push((status.is_of_guest(), status.to_interface(position)?));
+        }
+        let has_names = all.iter().any(|(_, interface)| !interface.name.is_empty());
+        let mut interfaces: Vec<VmInterface> = all
+            .into_iter()
+            .filter(|(is_of_guest, interface)| {
+                !interface.name.is_empty() || !(has_names || *is_of_guest)
+            })
+            .map(|(_, interface)| interface)
+            .collect();
+        if let Some(pod) = self.pod_network() {
+            let is_pod = |interface: &VmInterface| interface.name == pod || !has_names;
+            match interfaces.iter().position(is_pod) {
+                Some(index) => {
+                    let first = interfaces.remove(index);
+                    interfaces.insert(0, first);
+                }
+                None => interfaces.insert(
+                    0,
+                    VmInterface {
+                        name: pod.to_owned(),
+                        addresses: Vec::new(),
+                    },
+                ),
+            }
+        }
+        Ok(interfaces)
+    }
+}
+
+impl VmStatus {
+    fn phase(&self) -> VmPhase {
+        match self.phase.as_deref().unwrap_or_default() {
+            "" | "Pending" | "Scheduling" | "Scheduled" | "WaitingForSync" => VmPhase::Pending,
+            "Running" => VmPhase::Running,
+            "Succeeded" | "Failed" => VmPhase::Final,
+            _ => VmPhase::Unknown,
+        }
+    }
+}
+
+impl VmInterfaceStatus {
+    fn is_of_guest(&self) -> bool {
+        self.info_source.as_deref() == Some("guest-agent")
+    }
+
+    fn to_interface(&self, position: usize) -> Result<VmInterface, ObjectError> {
+        let field = format!("status.interfaces[{position}].ipAddress");
+        let listed = self.ip_addresses.iter().flatten();
+        let mut addresses = Vec::new();
+        for text in self
+            .ip_address
+            .iter()
+            .chain(listed)
+            .filter(|text| !text.is_empty())
+        {
+            // Older releases report what the guest agent says with its prefix length.
+            let bare = text.split('/').next().unwrap_or(text);
+            let address: IpAddr = bare
+                .parse()
+                .map_err(|_| ObjectError::invalid(field.clone(), text, "an IP address"))?;
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        Ok(VmInterface {
+            name: self.name.clone().unwrap_or_default(),
+            addresses,
+        })
+    }
+}
