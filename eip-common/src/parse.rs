@@ -140,6 +140,8 @@ pub struct Headers<A> {
     pub id: [u8; 4],
     /// Fragmentation.
     pub fragment: Fragment,
+    /// No router may cut it up: the DF bit of IPv4, always so in IPv6.
+    pub dont_fragment: bool,
     /// Where the IP header starts.
     pub l3: usize,
     /// Where the transport header starts.
@@ -190,6 +192,7 @@ pub fn ipv4<B: Bytes + ?Sized>(
         protocol,
         id: [0, 0, header[4], header[5]],
         fragment,
+        dont_fragment: header[6] & 0x40 != 0,
         l3,
         l4,
         len,
@@ -489,6 +492,7 @@ fn ipv6_headers<B: Bytes + ?Sized>(
         protocol: chain.protocol,
         id: chain.id,
         fragment: chain.fragment,
+        dont_fragment: true,
         l3,
         l4: chain.l4,
         len,

@@ -198,7 +198,8 @@ reasons! {
     TooLarge = 9, "too-large", Pass, true,
         "The packet is larger than the next link; the kernel answers with fragmentation needed, or \
          fragments it where that is allowed.",
-        "Make the uplink MTU at least the pod MTU, and do not filter ICMP.";
+        "Make the uplink MTU at least the pod MTU, and do not filter ICMP. To let the kernel fragment, \
+         its FORWARD chain has to accept elastic IPs.";
     /// The route to the destination does not lead out of an uplink.
     RoutedElsewhere = 10, "routed-elsewhere", Pass, true,
         "The packet has its elastic IP, but the kernel routes it to an interface that is no uplink; \

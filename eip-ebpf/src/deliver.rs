@@ -39,7 +39,9 @@ pub(crate) fn deliver<A: Family>(
     let reason = match lane {
         Delivery::Stack => Reason::DeliveredStack,
         _ if headers.ttl <= 1 => Reason::TtlExceeded,
-        _ if is_larger_than(skb, headers, binding.mtu) => Reason::TooLarge,
+        _ if is_larger_than(skb, headers, binding.mtu) && !fits_anyway(headers, lane) => {
+            Reason::TooLarge
+        }
         Delivery::Neigh => Reason::DeliveredNeigh,
         Delivery::Peer | Delivery::Xdp => Reason::DeliveredPeer,
     };
@@ -83,6 +85,17 @@ pub(crate) fn deliver<A: Family>(
         }
         other => Verdict::of_binding(other, binding.slot),
     }
+}
+
+/// Whether a packet larger than the link goes through all the same.
+///
+/// One that may be fragmented has no use for an answer. The kernel would fragment and forward it, if its
+/// FORWARD chain lets EIPs pass, which the redirect lanes exist to not depend on. The VM's side of the
+/// port receives what is handed to it whatever its own MTU is; the redirect to a neighbour does not get
+/// past the port.
+#[inline(always)]
+fn fits_anyway<A>(headers: &Headers<A>, lane: Delivery) -> bool {
+    !headers.dont_fragment && matches!(lane, Delivery::Peer | Delivery::Xdp)
 }
 
 /// Whether the packet, or a segment of the super-packet it is, exceeds `mtu`.

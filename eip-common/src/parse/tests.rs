@@ -46,6 +46,7 @@ fn sample() -> impl Strategy<Value = Sample> {
                 header.options = vec![1; words * 4].as_slice().try_into().unwrap();
                 header.fragment_offset = offset.try_into().unwrap();
                 header.more_fragments = more;
+            header.dont_fragment = ttl & 1 == 0;
                 header.set_payload_len(payload.len()).unwrap();
                 header.header_checksum = header.calc_header_checksum();
                 let mut frame = vec![0; 14];
@@ -102,6 +103,7 @@ proptest! {
             (false, false) => Fragment::Whole,
         };
         prop_assert_eq!(parsed.fragment, fragment);
+        prop_assert_eq!(parsed.dont_fragment, header.dont_fragment);
         if is_later {
             prop_assert_eq!(parsed.transport.source, [0, 0]);
             prop_assert_eq!(parsed.transport.checksum, Checksum::None);

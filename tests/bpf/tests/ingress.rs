@@ -199,6 +199,29 @@ fn a_packet_larger_than_the_link_of_the_vm_goes_to_the_kernel_for_the_answer() {
 }
 
 #[test]
+fn a_packet_that_may_be_fragmented_is_handed_over_whole() {
+    let udp = ends(CLIENT, EIP).udp(1, 2, &[7; 1450]);
+    let packet = ends(CLIENT, EIP).raw_with(17, &udp[34..], |header| header.dont_fragment = false);
+    for (lane, reason) in [
+        (Delivery::Peer, Reason::DeliveredPeer),
+        (Delivery::Xdp, Reason::DeliveredPeer),
+        // Its port would drop it: the kernel fragments, if its firewall lets it forward.
+        (Delivery::Neigh, Reason::TooLarge),
+    ] {
+        let mut world = World::node();
+        world.bind(EIP, VM, lane);
+        let run = world.send(Hook::UplinkTc, &packet);
+        run.ended(reason);
+        if reason == Reason::DeliveredPeer {
+            let expected = translated(&packet, ip(CLIENT), ip(VM), 1);
+            run.leaving(&with_macs(expected, VM_MAC, DOOR_MAC));
+        } else {
+            run.with(Action::Pass).leaving(&packet);
+        }
+    }
+}
+
+#[test]
 fn a_super_packet_is_judged_by_its_segments() {
     let mut world = World::node();
     world.bind(EIP, VM, Delivery::Peer);
