@@ -288,3 +288,42 @@ fn the_agent_follows_a_changed_mac_and_mtu() {
         traffic::udp(&stage.world.client, at(eip.v4), 100, PATIENCE).unwrap();
     }
 }
+
+#[test]
+fn a_vm_that_moves_to_another_port_is_followed() {
+    let Some(mut stage) = Stage::plain() else {
+        return;
+    };
+    // As after a live migration within the node: the address now lives behind another interface.
+    let moved = GuestPlan {
+        address: VM1.address,
+        ..plan::POD1
+    };
+    let pod = stage.ns(plan::POD1);
+    stage.world.node.ip("link del cali1\n").unwrap();
+    pod.ip(&format!(
+        "addr add {0}/32 dev eth0\naddr del {1}/32 dev eth0\n",
+        moved.address.v4,
+        plan::POD1.address.v4
+    ))
+    .unwrap();
+    stage
+        .world
+        .node
+        .ip(&format!(
+            "route replace {}/32 dev cali2 scope link\n",
+            moved.address.v4
+        ))
+        .unwrap();
+    stage
+        .daemon
+        .settle("the new port is in the kernel", |daemon| {
+            daemon.binding(&key(eip::VM1)).is_some_and(|binding| {
+                binding["port"] == "cali2" && binding["state"] == "programmed"
+            })
+        })
+        .unwrap();
+    traffic::ping(&stage.world.client, eip::VM1.v4.into(), 56, PATIENCE).unwrap();
+    let answer = traffic::udp(stage.ns(plan::POD1), at(plan::CLIENT.v4), 100, PATIENCE).unwrap();
+    assert_eq!(answer.server_saw.ip(), eip::VM1.v4);
+}

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use eip_lab::{
+    command,
     daemon::DaemonOptions,
     firewall::{Firewall, ForwardAccept},
     plan::{CLIENT, GuestPlan, POD1, POD2, VM1, VM2, eip},
@@ -234,6 +235,32 @@ fn the_xdp_lane_is_not_used_for_ports_that_would_lose_its_frames() {
     everything_works(&stage);
     let binding = stage.daemon.binding(&eip::VM1.v4.to_string()).unwrap();
     assert_eq!(binding["delivery"], "peer", "{binding:#}");
+}
+
+#[test]
+fn a_port_with_somebody_elses_egress_program_is_not_skipped() {
+    let Some(mut stage) = Stage::plain() else {
+        return;
+    };
+    // A CNI's policy at the port: the peer lane would go around it.
+    let node = &stage.world.node;
+    node.sh("tc qdisc add dev cali1 clsact").unwrap();
+    let filter = [
+        "filter", "add", "dev", "cali1", "egress", "bpf", "da", "bytecode",
+    ];
+    // One instruction: return -1, go on.
+    command::output(node.command("tc").args(filter).arg("1,6 0 0 4294967295")).unwrap();
+    stage
+        .daemon
+        .settle("the lane is neigh", |daemon| {
+            daemon
+                .binding(&eip::VM1.v4.to_string())
+                .is_some_and(|binding| binding["delivery"] == "neigh")
+        })
+        .unwrap();
+    let binding = stage.daemon.binding(&eip::VM2.v4.to_string()).unwrap();
+    assert_eq!(binding["delivery"], "peer", "{binding:#}");
+    traffic::udp(&stage.world.client, at(eip::VM1.v4), 100, PATIENCE).unwrap();
 }
 
 #[test]
