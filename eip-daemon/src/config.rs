@@ -193,6 +193,7 @@ fn node(args: &NodeArgs, found: &Discovered, findings: &mut Findings) -> Option<
     let eip_cidrs = networks("--eip-cidr", &args.eip_cidrs, findings);
     let internal_nets = networks("--internal-net", &args.internal_nets, findings);
     check_overlap(&eip_cidrs, &internal_nets, findings);
+    check_translated(&eip_cidrs, findings);
     check_families(&eip_cidrs, gateways, findings);
     check_delivery(args, findings);
     let route_table = route_table(args.route_table, findings);
@@ -360,6 +361,14 @@ fn check_overlap(eip_cidrs: &[IpNet], internal: &[IpNet], findings: &mut Finding
                 findings.notice("--eip-cidr", format!("{cidr}: {text}"));
             }
         }
+    }
+}
+
+/// Everything around the kernel programs speaks both families; they translate IPv4.
+fn check_translated(eip_cidrs: &[IpNet], findings: &mut Findings) {
+    for cidr in eip_cidrs.iter().filter(|cidr| cidr.addr().is_ipv6()) {
+        let text = format!("{cidr} is IPv6, which this version does not translate: leave it out");
+        findings.refuse("--eip-cidr", text);
     }
 }
 

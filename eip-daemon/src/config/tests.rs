@@ -172,7 +172,7 @@ fn all_problems_are_reported_together() {
 
 #[test]
 fn every_refusal_names_the_flag_and_what_would_be_right() {
-    let cases: [(&str, &[&str], &str); 10] = [
+    let cases: [(&str, &[&str], &str); 11] = [
         (
             "own address",
             &["--gateway-ip=192.0.2.9"],
@@ -187,6 +187,11 @@ fn every_refusal_names_the_flag_and_what_would_be_right() {
             "family",
             &["--gateway-ip=2001:db8::1"],
             "is IPv6 and every --eip-cidr is IPv4",
+        ),
+        (
+            "not translated",
+            &["--eip-cidr=2001:db8:113::/64"],
+            "--eip-cidr: 2001:db8:113::/64 is IPv6, which this version does not translate",
         ),
         (
             "inside",
