@@ -4,7 +4,7 @@
 //! Label values come from `name()` methods or from what the node holds (bindings, maps), so their
 //! number is bounded by the maps' capacities.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
@@ -15,7 +15,7 @@ use prometheus_client::{
 
 use crate::{
     ctl::{phases, state::AgentState},
-    dataplane::DataPlaneError,
+    dataplane::{DataPlaneError, SlotReasonCount},
     report::Report,
 };
 
@@ -49,6 +49,7 @@ impl Collector for AgentCollector {
         self.agent(&mut page, &report)?;
         self.packets(&mut page)?;
         self.bindings(&mut page, &report)?;
+        self.exceptions(&mut page, &report)?;
         self.maps(&mut page)?;
         let unreadable = page.unreadable;
         page.gauge(
@@ -145,6 +146,31 @@ impl AgentCollector {
                 &[("eip", eip.as_str()), ("direction", "egress")],
                 traffic.out_bytes,
             )?;
+        }
+        Ok(())
+    }
+
+    /// What happened to packets of an elastic IP that were not simply carried.
+    fn exceptions(&self, page: &mut Page<'_>, report: &Report) -> fmt::Result {
+        let owners = report.bindings.iter();
+        let owners = owners.filter_map(|item| Some((item.slot?, item.fact.eip.to_string())));
+        let owners: BTreeMap<u32, String> = owners.collect();
+        let read = self.state.counters.all_binding_reasons();
+        let counts = page.readable(read).unwrap_or_default();
+        let help = "Packets of an elastic IP that were not simply carried";
+        let mut family = page.family("eip_binding_exceptions", help, MetricType::Counter)?;
+        for SlotReasonCount { slot, count } in counts {
+            let Some(eip) = owners.get(&slot) else {
+                continue;
+            };
+            let labels = [
+                ("eip", eip.as_str()),
+                ("direction", count.hook.direction().name()),
+                ("hook", count.hook.name()),
+                ("reason", count.reason.name()),
+                ("class", count.reason.class().name()),
+            ];
+            add(&mut family, &labels, count.packets)?;
         }
         Ok(())
     }
@@ -254,6 +280,8 @@ mod tests {
             "eip_scrape_errors 0",
             "eip_dataplane_packets_total{direction=\"egress\",hook=\"door-out\",\
              reason=\"spoofed-vm\",class=\"drop\"} 3",
+            "eip_binding_exceptions_total{eip=\"203.0.113.10\",direction=\"egress\",\
+             hook=\"door-out\",reason=\"spoofed-vm\",class=\"drop\"} 3",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
         }

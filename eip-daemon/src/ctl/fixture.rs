@@ -12,7 +12,7 @@ use super::state::{AgentState, Started};
 use crate::{
     config::SourceSpec,
     dataplane::{
-        Counters, DataPlaneError, ReasonCount,
+        Counters, DataPlaneError, ReasonCount, SlotReasonCount,
         inspect::{AttachMode, Attachment, Inspector, MapFill},
     },
     model::{
@@ -260,6 +260,14 @@ impl Counters for StillCounters {
             out_packets: 900,
             out_bytes: 50_000,
         })
+    }
+
+    fn all_binding_reasons(&self) -> Result<Vec<SlotReasonCount>, DataPlaneError> {
+        let of = |slot, packets| SlotReasonCount {
+            slot,
+            count: count(Hook::DoorOut, Reason::SpoofedVm, packets),
+        };
+        Ok(vec![of(0, 3), of(99, 1)])
     }
 
     fn binding_reasons(&self, _slot: u32) -> Result<Vec<ReasonCount>, DataPlaneError> {

@@ -103,6 +103,15 @@ pub struct ReasonCount {
     pub packets: u64,
 }
 
+/// A counter of one binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotReasonCount {
+    /// The binding's slot; one that no binding holds any more may still be counted.
+    pub slot: u32,
+    /// Its counter.
+    pub count: ReasonCount,
+}
+
 /// Read access to the kernel's counters, for `eipctl` and metrics.
 pub trait Counters: Send + Sync {
     /// All reasons of the node that are not zero.
@@ -115,6 +124,11 @@ pub trait Counters: Send + Sync {
     /// # Errors
     /// When the map cannot be read, or has no such slot.
     fn traffic(&self, slot: u32) -> Result<Traffic, DataPlaneError>;
+    /// Exceptional reasons of every binding, in one walk: cheaper than asking for each.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn all_binding_reasons(&self) -> Result<Vec<SlotReasonCount>, DataPlaneError>;
     /// Exceptional reasons of one binding.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use eip_common::{
 };
 
 use super::{failed, is_absent, open};
-use crate::dataplane::{Counters, DataPlaneError, ReasonCount};
+use crate::dataplane::{Counters, DataPlaneError, ReasonCount, SlotReasonCount};
 
 /// The pinned counters.
 pub(crate) struct KernelCounters {
@@ -55,6 +55,29 @@ impl Counters for KernelCounters {
             out_packets: sum.out_packets.wrapping_add(one.out_packets),
             out_bytes: sum.out_bytes.wrapping_add(one.out_bytes),
         }))
+    }
+
+    fn all_binding_reasons(&self) -> Result<Vec<SlotReasonCount>, DataPlaneError> {
+        let mut counts = Vec::new();
+        for entry in &self.binding_reasons {
+            let (key, values) = entry.map_err(|source| failed(map::EIP_REASONS, source))?;
+            let known = Hook::from_byte(key.hook).zip(Reason::from_byte(key.reason));
+            // What a newer version counted has no name here.
+            let Some((hook, reason)) = known else {
+                continue;
+            };
+            let packets = values.iter().sum();
+            let count = ReasonCount {
+                hook,
+                reason,
+                packets,
+            };
+            counts.push(SlotReasonCount {
+                slot: key.slot,
+                count,
+            });
+        }
+        Ok(counts)
     }
 
     fn binding_reasons(&self, slot: u32) -> Result<Vec<ReasonCount>, DataPlaneError> {
