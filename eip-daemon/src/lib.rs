@@ -9,6 +9,7 @@
 //!                                 Observed (read back)
 //! ```
 //!
+//! [`agent`] puts them together under a [`supervisor`]; [`ctl`] and [`http`] show what the report says.
 //! A module imports only what stands left of it here, plus [`model`] and `eip_common`.
 #![forbid(unsafe_code)]
 
