@@ -250,17 +250,24 @@ impl Daemon {
     /// # Errors
     /// When there is no program, or no BPF file system can be mounted.
     pub fn prepare(world: &World, options: DaemonOptions) -> anyhow::Result<Self> {
+        Self::prepare_with(world, options, Binaries::find()?)
+    }
+
+    /// As [`Daemon::prepare`], with given programs.
+    ///
+    /// # Errors
+    /// As [`Daemon::prepare`].
+    pub fn prepare_with(
+        world: &World,
+        options: DaemonOptions,
+        binaries: Binaries,
+    ) -> anyhow::Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         if number == 0 {
             let _ = sweep();
         }
         let name = format!("eip-{}-{number}", std::process::id());
-        Self::prepare_in(
-            world,
-            options,
-            Path::new(RUN_DIR).join(name),
-            Binaries::find()?,
-        )
+        Self::prepare_in(world, options, Path::new(RUN_DIR).join(name), binaries)
     }
 
     /// As [`Daemon::prepare`], in a given directory with given programs.

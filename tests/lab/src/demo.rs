@@ -13,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use self::report::Report;
 use crate::{
     binaries::Binaries,
-    daemon::Daemon,
+    daemon::{Daemon, DaemonOptions},
     echo::Echo,
     lab,
     packet::IpPacket,
@@ -21,7 +21,7 @@ use crate::{
     sniff::Way,
     traffic::{self, Answer, Bulk, PATIENCE, Pace, SILENCE, Session},
     wait,
-    world::World,
+    world::{World, WorldOptions},
 };
 
 /// Port of every echo server of the demo.
@@ -57,9 +57,8 @@ pub fn run(options: &DemoOptions) -> anyhow::Result<Outcome> {
         "the demo makes network namespaces and loads programs into the kernel: run it as root"
     );
     let start = Instant::now();
-    lab::down().context("remove what is left of an older lab")?;
     println!("\nkube-eip: an elastic IP at work\n\n{}", lab::picture());
-    let (mut world, mut agent) = lab::raise(&options.binaries)?;
+    let (mut world, mut agent) = raise(options)?;
     println!(
         "The lab stands and the agent is ready after {:.1?}.",
         start.elapsed()
@@ -89,6 +88,19 @@ pub fn run(options: &DemoOptions) -> anyhow::Result<Outcome> {
         println!("Everything was removed again: namespaces, programs, maps, the agent.");
     }
     Ok(outcome)
+}
+
+/// A lab of its own, or the standing one when it is to be kept.
+fn raise(options: &DemoOptions) -> anyhow::Result<(World, Daemon)> {
+    if options.keep {
+        lab::down().context("remove an older lab")?;
+        return lab::raise(&options.binaries);
+    }
+    let world = World::new(WorldOptions::default())?;
+    let programs = options.binaries.clone();
+    let mut agent = Daemon::prepare_with(&world, DaemonOptions::default(), programs)?;
+    agent.restart()?;
+    Ok((world, agent))
 }
 
 /// The servers that say whom they saw.

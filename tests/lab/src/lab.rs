@@ -6,7 +6,7 @@
 
 use std::process::Command;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 use crate::{
     binaries::Binaries,
@@ -32,7 +32,14 @@ pub fn up(binaries: &Binaries) -> anyhow::Result<String> {
     down().context("remove what is left of an older lab")?;
     let (mut world, mut agent) = raise(binaries)?;
     agent.serve(&VM1, eip::VM1.v4)?;
-    agent.serve(&VM2, eip::VM2.v4)?;
+    agent.documents().put_vm(&VM2)?;
+    // By command and not by document, so that it can be released by command.
+    let output = agent.eipctl(&["bind", &eip::VM2.v4.to_string(), VM2.name])?;
+    ensure!(
+        output.status.success(),
+        "eipctl bind: {}",
+        output.stderr.trim()
+    );
     agent.keep();
     world.keep();
     Ok(format!("{}\n{}", picture(), commands(binaries)))
@@ -151,29 +158,28 @@ pub(crate) fn picture() -> String {
 pub(crate) fn commands(binaries: &Binaries) -> String {
     let home = daemon::standing_home();
     let inside = |role: &str| format!("nsenter --net=/run/netns/{PREFIX}{role}");
-    let eipctl = format!(
-        "{} --socket {}",
-        binaries.eipctl.display(),
-        socket().display()
-    );
     format!(
         "\
 Try:
-  {client} ping -c 3 {eip1}                          # the client reaches vm1
-  {vm1} ping -c 3 {client_address}                        # vm1 leaves with its elastic IP ...
-  {router} tcpdump -ni ru0 icmp                        # ... seen here
-  {eipctl} status
-  {eipctl} list
-  {eipctl} get {eip1}
-  {eipctl} drops --all
-  {eipctl} unbind {eip2}                             # then: {eipctl} bind {eip2} vm2
-  {node} bpftool map dump pinned {home}/bpf/eip/maps/EIP4_V1
-  {node} ip rule; {node} nft list ruleset
+  alias eipctl='{eipctl} --socket {socket}'
+
+  {client} ping -c 3 {eip1}     # the client reaches vm1
+  {vm1} ping -c 3 {client_address}         # vm1 leaves with its elastic IP ...
+  {router} tcpdump -ni ru0 icmp     # ... as seen here
+  {node} ip rule
+  {node} nft list ruleset
+  bpftool map dump pinned {home}/bpf/eip/maps/EIP4_V1
+  eipctl status
+  eipctl get {eip1}
+  eipctl drops --all
+  eipctl unbind {eip2}; eipctl bind {eip2} vm2
 
 Edit the documents in {home}/source and watch {home}/agent.log.
-Kill the agent (kill -9) while pings run: none is lost.
+Kill the agent with -9 while pings run: none is lost.
 Remove everything: cargo xtask lab down
 ",
+        eipctl = binaries.eipctl.display(),
+        socket = socket().display(),
         client = inside("client"),
         vm1 = inside("vm1"),
         router = inside("router"),
