@@ -83,7 +83,7 @@ pub fn run(options: &DemoOptions) -> anyhow::Result<Outcome> {
         );
     } else {
         drop(agent);
-        world.leaks().forget();
+        world.forgive_leaks();
         drop(world);
         println!("Everything was removed again: namespaces, programs, maps, the agent.");
     }

@@ -34,8 +34,8 @@ impl LeakDetector {
         self.node_may_talk.store(true, Ordering::Relaxed);
     }
 
-    /// Forgets what was seen: for the tests of the detector itself.
-    pub fn forget(&self) {
+    /// Forgets what was seen.
+    pub(crate) fn forget(&self) {
         self.leaks
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

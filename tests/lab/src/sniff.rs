@@ -39,6 +39,9 @@ const SOCKET_BUFFER: usize = 32 * 1024 * 1024;
 /// Frames a sniffer remembers; older ones go first.
 const KEPT_FRAMES: usize = 20_000;
 
+/// How long a sniffer that was stopped still reads what the kernel has kept for it.
+const LAST_CALL: Duration = Duration::from_secs(2);
+
 /// Which way a frame passed an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -84,7 +87,7 @@ impl Frame {
     }
 }
 
-/// Hears everything in a namespace until dropped.
+/// Hears everything in a namespace until dropped, and then to the end of what was sent before.
 #[derive(Debug)]
 pub struct Sniffer {
     frames: Arc<Mutex<VecDeque<Frame>>>,
@@ -215,8 +218,17 @@ fn listen(socket: &OwnedFd, stop: &AtomicBool, mut heard: impl FnMut(Frame)) {
     let start = Instant::now();
     let mut names: HashMap<usize, String> = HashMap::new();
     let mut buffer = vec![0; FRAME_MAX];
-    while !stop.load(Ordering::Relaxed) {
-        let Ok((length, Some(from))) = recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) else {
+    let mut last_call = None;
+    loop {
+        if last_call.is_none() && stop.load(Ordering::Relaxed) {
+            last_call = Some(Instant::now() + LAST_CALL);
+        }
+        let received = recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer);
+        let Ok((length, Some(from))) = received else {
+            // Nothing is left in the buffer.
+            if last_call.is_some() {
+                return;
+            }
             continue;
         };
         let Some(bytes) = buffer.get(..length) else {
@@ -237,6 +249,9 @@ fn listen(socket: &OwnedFd, stop: &AtomicBool, mut heard: impl FnMut(Frame)) {
             way,
             bytes: bytes.to_vec(),
         });
+        if last_call.is_some_and(|end| Instant::now() > end) {
+            return;
+        }
     }
 }
 

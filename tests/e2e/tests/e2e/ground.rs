@@ -7,7 +7,8 @@ use eip_lab::{
     firewall::Firewall,
     plan::{self, CLIENT, NODE_BRIDGE, POD1, POD2, VM1, VM2, eip},
     traffic::{self, Bulk, PATIENCE, Pace, SILENCE},
-    world::{DefaultRoute, WorldOptions},
+    wait::wait_until,
+    world::{DefaultRoute, World, WorldOptions},
 };
 
 use crate::support::raise;
@@ -43,6 +44,14 @@ fn guests_reach_each_other_with_their_own_addresses() {
     }
 }
 
+fn is_noticed(world: &World, what: &str) {
+    wait_until(PATIENCE, "the detector notices", || {
+        world.leaks().leaks().iter().any(|leak| leak.contains(what))
+    })
+    .unwrap();
+    world.forgive_leaks();
+}
+
 #[test]
 fn guests_reach_the_outside_masqueraded_and_the_detector_says_so() {
     let Some(world) = raise(WorldOptions::default()) else {
@@ -51,12 +60,7 @@ fn guests_reach_the_outside_masqueraded_and_the_detector_says_so() {
     let echo = Echo::start(&world.client, CLIENT.v4, 7000).unwrap();
     let answer = traffic::udp(&world.guest(VM1).ns, echo.address(), 100, PATIENCE).unwrap();
     assert_eq!(answer.server_saw.ip(), plan::NODE_MANAGEMENT.v4);
-    let leaks = world.leaks().leaks();
-    assert!(
-        leaks.iter().any(|leak| leak.contains("node's own address")),
-        "{leaks:?}"
-    );
-    world.leaks().forget();
+    is_noticed(&world, "node's own address");
 }
 
 #[test]
@@ -67,12 +71,7 @@ fn an_inside_address_that_gets_out_is_noticed() {
     world.node.nft("flush chain ip node postrouting\n").unwrap();
     let echo = Echo::start(&world.client, CLIENT.v4, 7000).unwrap();
     traffic::udp(&world.guest(VM2).ns, echo.address(), 100, SILENCE).unwrap_err();
-    let leaks = world.leaks().leaks();
-    assert!(
-        leaks.iter().any(|leak| leak.contains("10.244.2.12")),
-        "{leaks:?}"
-    );
-    world.leaks().forget();
+    is_noticed(&world, "10.244.2.12");
 }
 
 #[test]
@@ -146,7 +145,7 @@ fn both_families_are_routed() {
         traffic::udp(&world.node, to, 2000, PATIENCE).unwrap();
     }
     traffic::ping(&world.client, plan::NODE_UPLINK.v6.into(), 56, PATIENCE).unwrap_err();
-    world.leaks().forget();
+    world.forgive_leaks();
     world.leaks().allow_node_traffic();
 }
 
@@ -160,9 +159,9 @@ fn a_guest_is_unplugged_and_plugged_in_again() {
         world.detach(guest).unwrap();
         traffic::ping(&world.node, plan.address.v4.into(), 56, SILENCE).unwrap_err();
         // Its address now follows the default route: that is what a plain node does.
-        world.leaks().forget();
+        world.forgive_leaks();
         world.attach(guest).unwrap();
-        eip_lab::wait::wait_until(PATIENCE, "the guest answers again", || {
+        wait_until(PATIENCE, "the guest answers again", || {
             traffic::ping(&world.node, plan.address.v4.into(), 56, SILENCE).is_ok()
         })
         .unwrap();

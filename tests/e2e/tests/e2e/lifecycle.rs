@@ -206,7 +206,7 @@ fn is_repaired(stage: &mut Stage, damage: &str, look: impl Fn(&Stage) -> String)
     )
     .unwrap_or_else(|error| panic!("{error:#}\nbefore: {before}\nafter: {}", look(stage)));
     // A packet sent meanwhile may have left as a pod's: that is the damage, not the agent.
-    stage.world.leaks().forget();
+    stage.world.forgive_leaks();
 }
 
 #[test]
@@ -318,7 +318,7 @@ fn detached_programs_are_attached_again() {
         assert!(is_served(&stage.world), "after {pin}");
     }
     // While a door was open packets left as a pod's: that is the damage, not the agent.
-    stage.world.leaks().forget();
+    stage.world.forgive_leaks();
 }
 
 #[test]
@@ -421,7 +421,7 @@ fn cleaned(options: DaemonOptions) {
     // Once more is no error.
     assert!(daemon.run_verb(&arguments).unwrap().status.success());
     traffic::ping(&world.client, eip::VM1.v4.into(), 56, SILENCE).unwrap_err();
-    world.leaks().forget();
+    world.forgive_leaks();
 }
 
 #[test]
