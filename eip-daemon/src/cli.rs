@@ -10,12 +10,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use eip_common::abi;
 
 use crate::{
+    ctl::DEFAULT_SOCKET,
     dataplane::{DEFAULT_BPFFS, DEFAULT_ROUTE_TABLE},
     model::{DeliveryChoice, TcMode, XdpMode},
 };
-
-/// Default of `--socket`, shared with `eipctl`.
-pub const DEFAULT_SOCKET: &str = "/run/kube-eip/eip.sock";
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -19,6 +19,10 @@
 //! action and counts it, once, per hook.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the program macros hand the context over by value"
+)]
 
 use aya_ebpf::{
     macros::{classifier, xdp},

@@ -62,7 +62,7 @@ pub(crate) fn rewrite_ipv4(
 
 /// `new` for an address that was translated, itself for any other.
 #[inline(always)]
-fn mapped<A: Eq>(address: A, old: A, new: A) -> A {
+fn mapped<A: Copy + Eq>(address: A, old: A, new: A) -> A {
     if address == old { new } else { address }
 }
 

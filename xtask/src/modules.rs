@@ -31,8 +31,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 /// Modules at the outermost edge, and the only ones that may import them.
 const IMPORTED_BY: &[(&str, &[&str])] = &[
     ("main", &[]),
-    ("cli", &["config", "lib", "main"]),
-    ("http", &["lib", "main", "supervisor"]),
+    // The verbs of `eip-daemon` take their own flags; everything behind them takes checked values.
+    (
+        "cli",
+        &[
+            "agent", "check", "cleanup", "config", "logging", "lib", "main",
+        ],
+    ),
+    ("http", &["agent", "lib", "main"]),
 ];
 
 pub(crate) fn run(_args: &Args) -> Result<()> {

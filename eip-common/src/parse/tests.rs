@@ -46,7 +46,7 @@ fn sample() -> impl Strategy<Value = Sample> {
                 header.options = vec![1; words * 4].as_slice().try_into().unwrap();
                 header.fragment_offset = offset.try_into().unwrap();
                 header.more_fragments = more;
-            header.dont_fragment = ttl & 1 == 0;
+                header.dont_fragment = ttl & 1 == 0;
                 header.set_payload_len(payload.len()).unwrap();
                 header.header_checksum = header.calc_header_checksum();
                 let mut frame = vec![0; 14];

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use super::{
+    DEFAULT_SOCKET,
     api::{
         BindAnswer, BindBody, Binding, BindingList, BindingPhase, NetList, ReasonList, Status,
         UnbindAnswer,
@@ -13,7 +14,7 @@ use super::{
     client::{Client, ClientError, escape},
     render,
 };
-use crate::{cli::DEFAULT_SOCKET, model::DeliveryChoice};
+use crate::model::DeliveryChoice;
 
 /// Look at, bind and release the elastic IPs of this node.
 #[derive(Debug, Parser)]

@@ -9,6 +9,9 @@
 //! nothing but binding objects, and those into the source, from where they take the way of every
 //! other object. It owns no task: the supervisor runs it.
 
+/// Where the control socket is unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/kube-eip/eip.sock";
+
 pub mod api;
 mod binding;
 pub mod client;

@@ -1,7 +1,7 @@
 //! Objects from the files of a directory: `*.yaml`, `*.yml` and `*.json`, not recursive.
 //!
-//! One task owns the watch and the [`Shelf`]. It reads when the kernel reports a change (after a short
-//! pause, so that a burst is one reading), and every [`RESCAN`] in case a report was lost or the
+//! One task owns the watch and the `Shelf`. It reads when the kernel reports a change (after a short
+//! pause, so that a burst is one reading), and every `RESCAN` in case a report was lost or the
 //! directory was replaced. Reading happens on the blocking pool. Aborting the task is safe at any
 //! point: it only reads.
 

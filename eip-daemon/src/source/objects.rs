@@ -1,7 +1,7 @@
 //! The objects of the API, as far as this agent reads them, and what they say as facts.
 //!
 //! Objects come from people (files) and from the API server, which has dropped unknown fields already.
-//! The types here accept whatever else an object carries; [`super::documents`] points out unknown
+//! The types here accept whatever else an object carries; `documents` points out unknown
 //! fields of `spec` to people, whose typing error they are.
 
 use std::net::IpAddr;
