@@ -132,6 +132,50 @@ fn any_view() -> impl Strategy<Value = NetworkView> {
     })
 }
 
+/// Part of the one, part of the other: what people do to objects one at a time. Bit by bit `mask` says
+/// whose VM stays and whose binding is dropped.
+fn mix(old: &Facts, new: &Facts, mask: u32) -> Facts {
+    let picks_old = |position: usize| mask & (1 << position) != 0;
+    let mut vms = new.vms.clone();
+    for (position, vm) in old.vms.iter().enumerate() {
+        if picks_old(position) {
+            vms.retain(|other| other.name != vm.name);
+            vms.push(vm.clone());
+        }
+    }
+    let mut bindings = old.bindings.clone();
+    for (position, binding) in new.bindings.iter().enumerate() {
+        if picks_old(8 + position) {
+            bindings.retain(|other| other.name != binding.name);
+            bindings.push(binding.clone());
+        }
+    }
+    facts(bindings, vms)
+}
+
+/// A node with objects, and the same some time later.
+#[derive(Debug, Clone)]
+struct Change {
+    before: (Facts, NetworkView),
+    after: (Facts, NetworkView),
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    let mask = prop_oneof![1 => Just(None), 4 => any::<u32>().prop_map(Some)];
+    let worlds = ((any_facts(), any_view()), (any_facts(), any_view()));
+    (worlds, mask, proptest::bool::weighted(0.7)).prop_map(|((before, later), mask, stays)| {
+        let facts = match mask {
+            Some(mask) => mix(&before.0, &later.0, mask),
+            None => later.0,
+        };
+        let view = if stays { before.1.clone() } else { later.1 };
+        Change {
+            before,
+            after: (facts, view),
+        }
+    })
+}
+
 #[derive(Debug, Clone)]
 enum Damage {
     LoseBinding(usize),
@@ -257,13 +301,15 @@ proptest! {
 
     #[test]
     fn a_plan_leads_from_any_life_to_any_other_without_a_wrong_moment(
-        (facts1, view1) in (any_facts(), any_view()),
-        (facts2, view2) in (any_facts(), any_view()),
+        Change { before: (facts1, view1), after: (facts2, view2) } in any_change(),
     ) {
         let mut observed = settled(&facts1, &view1);
         prop_assert_eq!(violations(&observed), BTreeSet::new());
         let desired = desired::compute(&facts2, &settings(), &view2);
         let actions = plan(&desired, &observed, Removal::Allowed);
+        for (position, action) in actions.iter().enumerate() {
+            prop_assert!(!actions[..position].contains(action), "twice: {:?}", action);
+        }
         let introduced = carry_out(&mut observed, &actions);
         prop_assert_eq!(introduced, BTreeSet::new(), "{:#?}", actions);
         prop_assert!(is_as_desired(&observed, &facts2, &view2));
@@ -272,8 +318,7 @@ proptest! {
 
     #[test]
     fn a_plan_mends_a_damaged_kernel_and_makes_nothing_worse(
-        (facts1, view1) in (any_facts(), any_view()),
-        (facts2, view2) in (any_facts(), any_view()),
+        Change { before: (facts1, view1), after: (facts2, view2) } in any_change(),
         damage in vec(any_damage(), 0..6),
     ) {
         let mut observed = settled(&facts1, &view1);
@@ -290,8 +335,7 @@ proptest! {
 
     #[test]
     fn a_deferred_plan_only_adds(
-        (facts1, view1) in (any_facts(), any_view()),
-        (facts2, view2) in (any_facts(), any_view()),
+        Change { before: (facts1, view1), after: (facts2, view2) } in any_change(),
     ) {
         let before = settled(&facts1, &view1);
         let desired = desired::compute(&facts2, &settings(), &view2);
@@ -339,6 +383,8 @@ proptest! {
 #[derive(Debug, Clone)]
 enum Event {
     Facts(Facts),
+    /// Some objects change.
+    Edit(Facts, u32),
     View(NetworkView),
     Damage(Damage),
     /// From now on every n-th change fails.
@@ -349,7 +395,8 @@ enum Event {
 
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        4 => any_facts().prop_map(Event::Facts),
+        1 => any_facts().prop_map(Event::Facts),
+        5 => (any_facts(), any::<u32>()).prop_map(|(facts, mask)| Event::Edit(facts, mask)),
         2 => any_view().prop_map(Event::View),
         2 => any_damage().prop_map(Event::Damage),
         2 => (0..4_u32).prop_map(Event::Faults),
@@ -378,6 +425,7 @@ async fn live(events: Vec<Event>) -> Result<(), TestCaseError> {
         let is_damage = matches!(event, Event::Damage(_));
         match event {
             Event::Facts(facts) => last = facts,
+            Event::Edit(facts, mask) => last = mix(&last, &facts, mask),
             Event::View(view) => bench.kernel.world().view = view,
             Event::Damage(damage) => do_damage(&mut bench.kernel.world().observed, &damage),
             Event::Faults(every) => bench.kernel.world().fails = fault(every),
@@ -439,8 +487,7 @@ proptest! {
     /// process takes over from there.
     #[test]
     fn a_process_killed_at_any_step_leaves_what_its_successor_completes(
-        (facts1, view1) in (any_facts(), any_view()),
-        (facts2, view2) in (any_facts(), any_view()),
+        Change { before: (facts1, view1), after: (facts2, view2) } in any_change(),
     ) {
         let start = settled(&facts1, &view1);
         let desired = desired::compute(&facts2, &settings(), &view2);

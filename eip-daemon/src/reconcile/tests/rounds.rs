@@ -184,6 +184,110 @@ async fn a_failing_rule_holds_back_the_rules_after_it() {
     assert_eq!(bench.kernel.world().observed.bindings.len(), 3);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_table_without_default_is_not_looked_up() {
+    let (view, facts) = three_vms();
+    let mut bench = Bench::new(view, facts);
+    bench.kernel.world().fails = Some(Box::new(|action| {
+        matches!(action, Action::PutTableDefault(_))
+    }));
+    bench.round().await;
+    let world = bench.kernel.world();
+    assert!(!world.observed.rules.is_empty());
+    assert!(world.introduced.is_empty(), "{:?}", world.introduced);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_changes_its_primary_only_when_the_eips_it_keeps_record_their_flows() {
+    let (view, mut facts) = three_vms();
+    let mut bench = Bench::new(view, facts.clone());
+    bench.round().await;
+    let second = binding("second", "203.0.113.20", "a");
+    facts.bindings.push(BindingFact {
+        primary: true,
+        ..second
+    });
+    bench.facts.send_replace(facts);
+    let kept = ip("203.0.113.10");
+    bench.kernel.world().fails = Some(Box::new(
+        move |action| matches!(action, Action::PutBinding { eip, .. } if *eip == kept),
+    ));
+    bench.round().await;
+    let world = bench.kernel.world();
+    assert!(world.introduced.is_empty(), "{:?}", world.introduced);
+    assert_eq!(world.observed.vms[&ip("10.244.0.1")].0.eip, kept);
+    assert!(!world.observed.bindings.contains_key(&ip("203.0.113.20")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_eip_that_cannot_be_taken_from_its_vm_is_not_given_to_another() {
+    let (view, mut facts) = three_vms();
+    facts.bindings.push(binding("another", "203.0.113.20", "a"));
+    let mut bench = Bench::new(view, facts.clone());
+    bench.round().await;
+    facts.bindings.retain(|binding| binding.name.name != "two");
+    facts.bindings.last_mut().unwrap().vm = object("b");
+    bench.facts.send_replace(facts);
+    let moved = ip("203.0.113.20");
+    bench.kernel.world().fails = Some(Box::new(
+        move |action| matches!(action, Action::RemoveBinding { eip } if *eip == moved),
+    ));
+    bench.round().await;
+    let world = bench.kernel.world();
+    assert!(world.introduced.is_empty(), "{:?}", world.introduced);
+    assert_eq!(world.observed.bindings[&moved].0.vm, ip("10.244.0.1"));
+}
+
+#[tokio::test]
+async fn a_vm_that_loses_its_primary_falls_back_to_an_eip_it_has() {
+    let (view, mut facts) = three_vms();
+    facts.bindings.push(binding("xtra", "203.0.113.20", "a"));
+    let mut bench = Bench::new(view, facts.clone());
+    bench.round().await;
+    facts.bindings[0].vm = object("b");
+    bench.facts.send_replace(facts);
+    let actions = bench.round().await;
+    let writes = |wanted: &str| {
+        let vm_address = ip(wanted);
+        let is_write =
+            move |action: &&Action| matches!(action, Action::PutVm { vm, .. } if *vm == vm_address);
+        actions.iter().filter(is_write).count()
+    };
+    assert_eq!(
+        (writes("10.244.0.1"), writes("10.244.0.2")),
+        (1, 1),
+        "{actions:#?}"
+    );
+    assert!(bench.kernel.world().introduced.is_empty());
+    assert!(bench.report().in_sync);
+}
+
+#[tokio::test]
+async fn two_vms_can_exchange_their_eips() {
+    let (view, mut facts) = three_vms();
+    let mut bench = Bench::new(view, facts.clone());
+    bench.round().await;
+    facts.bindings[0].vm = object("b");
+    facts.bindings[1].vm = object("a");
+    bench.facts.send_replace(facts);
+    bench.round().await;
+    let world = bench.kernel.world();
+    assert!(world.introduced.is_empty(), "{:?}", world.introduced);
+    assert_eq!(
+        world.observed.bindings[&ip("203.0.113.10")].0.vm,
+        ip("10.244.0.2")
+    );
+    assert_eq!(
+        world.observed.bindings[&ip("203.0.113.11")].0.vm,
+        ip("10.244.0.1")
+    );
+    assert_eq!(
+        world.observed.bindings[&ip("203.0.113.10")].1,
+        0,
+        "the EIP keeps its slot"
+    );
+}
+
 #[tokio::test]
 async fn an_emptied_address_does_not_unbind_a_running_vm() {
     let (view, mut facts) = three_vms();
