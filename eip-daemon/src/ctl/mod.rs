@@ -9,9 +9,6 @@
 //! nothing but binding objects, and those into the source, from where they take the way of every
 //! other object. It owns no task: the supervisor runs it.
 
-/// Where the control socket is unless told otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/kube-eip/eip.sock";
-
 pub mod api;
 mod binding;
 pub mod client;
@@ -27,6 +24,9 @@ mod status;
 mod view;
 
 pub use view::{phase, phases};
+
+/// Where the control socket is unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/kube-eip/eip.sock";
 
 #[cfg(test)]
 pub(crate) mod fixture;
