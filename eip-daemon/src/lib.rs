@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod announce;
 pub mod check;
 pub mod cleanup;
 pub mod cli;

@@ -1,0 +1,3 @@
+//! Telling the network which addresses are served here.
+
+pub mod bgp;
