@@ -196,7 +196,7 @@ reasons! {
         "Nothing, if somebody runs traceroute; otherwise look for a routing loop.";
     /// Larger than the next link takes: the kernel answers or fragments.
     TooLarge = 9, "too-large", Pass, true,
-        "The packet is larger than the next link; the kernel answers with fragmentation needed, or \
+        "The packet, or a fragment of its datagram, is larger than the next link; the kernel answers with fragmentation needed, or \
          fragments it where that is allowed.",
         "Make the uplink MTU at least the pod MTU, and do not filter ICMP. To let the kernel fragment, \
          its FORWARD chain has to accept elastic IPs.";

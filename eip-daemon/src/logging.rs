@@ -63,8 +63,16 @@ impl LogLevel {
     }
 }
 
+/// A plain level is about the agent: libraries that tell every step of loading an object stay at `info`
+/// unless directives name them.
+const QUIET: &str = "aya=info,aya_obj=info,netlink_proto=info,hyper=info,hyper_util=info";
+
 fn filter(text: &str) -> Result<EnvFilter, LogLevelError> {
-    EnvFilter::try_new(text).map_err(|source| LogLevelError::Filter {
+    let directives = match text.trim() {
+        level @ ("debug" | "trace") => format!("{level},{QUIET}"),
+        other => other.to_owned(),
+    };
+    EnvFilter::try_new(directives).map_err(|source| LogLevelError::Filter {
         text: text.to_owned(),
         source,
     })

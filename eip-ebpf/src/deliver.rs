@@ -2,7 +2,7 @@
 
 use eip_common::{
     abi::{Binding, Delivery},
-    parse::{Headers, Kind},
+    parse::{Fragment, Headers, Kind},
     reason::Reason,
 };
 
@@ -42,6 +42,7 @@ pub(crate) fn deliver<A: Family>(
         _ if is_larger_than(skb, headers, binding.mtu) && !fits_anyway(headers, lane) => {
             Reason::TooLarge
         }
+        Delivery::Neigh if has_larger_siblings(skb, headers, binding) => Reason::TooLarge,
         Delivery::Neigh => Reason::DeliveredNeigh,
         Delivery::Peer | Delivery::Xdp => Reason::DeliveredPeer,
     };
@@ -96,6 +97,14 @@ pub(crate) fn deliver<A: Family>(
 #[inline(always)]
 fn fits_anyway<A>(headers: &Headers<A>, lane: Delivery) -> bool {
     !headers.dont_fragment && matches!(lane, Delivery::Peer | Delivery::Xdp)
+}
+
+/// Whether another fragment of the same datagram may be too large where this one is not. The kernel
+/// puts a datagram together before it forwards it: it needs all of the fragments or none.
+#[inline(always)]
+fn has_larger_siblings<A>(skb: &Skb<'_>, headers: &Headers<A>, binding: &Binding<A>) -> bool {
+    headers.fragment != Fragment::Whole
+        && maps::uplink_mtu(skb.ifindex()).is_some_and(|mtu| mtu > binding.mtu)
 }
 
 /// Whether the packet, or a segment of the super-packet it is, exceeds `mtu`.

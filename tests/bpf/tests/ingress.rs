@@ -3,7 +3,7 @@
 use eip_bpf_tests::{
     Action, World, checksums_are_right,
     packet::{ends, fragment, ip, translated, with_macs},
-    world::{DOOR_MAC, OTHER_PORT, VM_MAC},
+    world::{DOOR_MAC, OTHER_PORT, PORT, VM_MAC},
 };
 use eip_common::{
     abi::{Delivery, NET_BYPASS},
@@ -218,6 +218,25 @@ fn a_packet_that_may_be_fragmented_is_handed_over_whole() {
         } else {
             run.with(Action::Pass).leaving(&packet);
         }
+    }
+}
+
+#[test]
+fn all_fragments_of_a_datagram_take_one_way_through_the_neigh_lane() {
+    let mut world = World::node();
+    world.bind(EIP, VM, Delivery::Neigh);
+    let pieces = fragment(&ends(CLIENT, EIP).udp(9, 10, &[0xa5; 3000]), 1480);
+    // An uplink as small as the link of the VM carries no fragment that is too large.
+    world.uplink(PORT, 1400);
+    world
+        .send(Hook::UplinkTc, &pieces[2])
+        .ended(Reason::DeliveredNeigh);
+    world.uplink(PORT, 1500);
+    for piece in &pieces {
+        world
+            .send(Hook::UplinkTc, piece)
+            .ended(Reason::TooLarge)
+            .leaving(piece);
     }
 }
 

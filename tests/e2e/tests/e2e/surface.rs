@@ -7,13 +7,35 @@ use std::{
 };
 
 use eip_lab::{
+    binaries::Binaries,
     daemon::DaemonOptions,
+    demo::{self, DemoOptions, Outcome},
     plan::{self, CLIENT, VM1, VM2, eip},
     traffic::{self, PATIENCE, SILENCE},
     world::WorldOptions,
 };
 
 use crate::support::{Stage, at};
+
+/// What the README promises a newcomer: the commands it names exist, and the first of them ends well.
+#[test]
+fn readme_quickstart_works() {
+    if Stage::empty(WorldOptions::default(), DaemonOptions::default()).is_none() {
+        return;
+    }
+    let readme = include_str!("../../../../README.md");
+    let verbs: Vec<_> = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("cargo xtask "))
+        .filter_map(|rest| rest.split_whitespace().next())
+        .collect();
+    assert_eq!(verbs, ["demo", "test"], "the two commands");
+    let options = DemoOptions {
+        binaries: Binaries::find().unwrap(),
+        keep: false,
+    };
+    assert_eq!(demo::run(&options).unwrap(), Outcome::Held);
+}
 
 #[test]
 fn bind_and_unbind_work_and_survive_a_restart() {

@@ -414,7 +414,6 @@ fn the_stack_lane_cuts_fragments_again() {
 }
 
 #[test]
-#[ignore = "GAP: the last fragment fits, takes the redirect and misses the others in the stack"]
 fn the_neigh_lane_cuts_fragments_again() {
     let Some(stage) = small_links("neigh", ForwardAccept::Present) else {
         return;
