@@ -18,6 +18,8 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
+
 use crate::model::{
     BindingFact, BindingState, Desired, Facts, HostRoute, Lane, Location, NetworkView,
     NodeSettings, ObjectName, Outcome, VmState,
@@ -78,14 +80,27 @@ struct Node<'a> {
     settings: &'a NodeSettings,
     view: &'a NetworkView,
     prefixes: Prefixes<'a>,
+    /// Its own addresses and the interfaces they are on. A node can have thousands.
+    addresses: BTreeMap<IpAddr, u32>,
+    /// Broadcast addresses of the networks it is connected to.
+    broadcasts: BTreeMap<IpAddr, IpNet>,
 }
 
 impl<'a> Node<'a> {
     fn new(settings: &'a NodeSettings, view: &'a NetworkView) -> Self {
+        let own = view.addresses.iter();
+        let connected = own.clone().map(|entry| entry.address);
         Self {
             settings,
             view,
             prefixes: Prefixes::new(settings),
+            addresses: own
+                .map(|entry| (entry.address.addr(), entry.ifindex))
+                .collect(),
+            broadcasts: connected
+                .filter(|net| net.addr().is_ipv4() && net.prefix_len() <= 30)
+                .map(|net| (net.broadcast(), net.trunc()))
+                .collect(),
         }
     }
 }

@@ -57,15 +57,10 @@ fn in_range(eip: IpAddr, node: &Node<'_>) -> Result<IpNet, Outcome> {
 }
 
 fn not_of_the_node(eip: IpAddr, node: &Node<'_>) -> Result<(), Outcome> {
-    let Some(entry) = node
-        .view
-        .addresses
-        .iter()
-        .find(|entry| entry.address.addr() == eip)
-    else {
+    let Some(ifindex) = node.addresses.get(&eip) else {
         return Ok(());
     };
-    let interface = match node.view.links.get(&entry.ifindex) {
+    let interface = match node.view.links.get(ifindex) {
         Some(link) => link.name.as_str(),
         None => "an interface",
     };
@@ -114,12 +109,8 @@ fn not_reserved_in(eip: IpAddr, range: IpNet) -> Result<(), Outcome> {
 
 /// The kernel has a broadcast route for it: packets to it never reach a VM.
 fn not_broadcast_of_a_link(eip: IpAddr, node: &Node<'_>) -> Result<(), Outcome> {
-    let nets = node.view.addresses.iter().map(|entry| entry.address);
-    match nets
-        .filter(|net| net.addr().is_ipv4() && net.prefix_len() <= 30)
-        .find(|net| net.broadcast() == eip)
-    {
-        Some(net) => Err(broadcast(eip, net.trunc())),
+    match node.broadcasts.get(&eip) {
+        Some(net) => Err(broadcast(eip, *net)),
         None => Ok(()),
     }
 }

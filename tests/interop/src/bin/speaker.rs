@@ -1,0 +1,175 @@
+//! The speaker as a process of its own, for tests: peers from the command line, everything else
+//! from standard input, one command a line. `status` answers with one line of JSON, every other
+//! command with `ok`.
+//!
+//! ```text
+//! routes 1000        desired set: so many IPv4 and so many IPv6 host routes, complete
+//! partial 1000       the same, not complete
+//! med 5              MED of all peers
+//! community 65001:7  community of all routes
+//! drain 3            graceful shutdown, withdrawal after 3 s
+//! undrain
+//! leave / keep       shut down, withdrawing or not
+//! ```
+#![forbid(unsafe_code)]
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::Parser;
+use eip_daemon::announce::bgp::{
+    AttributeSet, Communities, Exit, Initiative, Password, PeerAs, PeerConfig, Reach, Route,
+    RouteAttributes, Speaker, SpeakerConfig,
+};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+
+/// A BGP speaker for tests.
+#[derive(Parser)]
+struct Options {
+    /// Our AS.
+    #[arg(long)]
+    local_as: u32,
+    /// BGP identifier.
+    #[arg(long)]
+    id: Ipv4Addr,
+    /// Where to listen; may be repeated.
+    #[arg(long)]
+    listen: Vec<SocketAddr>,
+    /// A peer; may be repeated. All other options hold for all of them.
+    #[arg(long)]
+    peer: Vec<IpAddr>,
+    /// The peers' AS.
+    #[arg(long)]
+    peer_as: u32,
+    /// Key of TCP MD5.
+    #[arg(long)]
+    password: Option<String>,
+    /// Never dial.
+    #[arg(long)]
+    passive: bool,
+    /// GTSM for neighbours on the link.
+    #[arg(long)]
+    ttl_security: bool,
+    /// Hops.
+    #[arg(long)]
+    multihop: Option<u8>,
+    /// Hold time in seconds.
+    #[arg(long, default_value_t = 90)]
+    hold: u64,
+    /// Restart time in seconds.
+    #[arg(long, default_value_t = 120)]
+    restart_time: u64,
+}
+
+impl Options {
+    fn speaker(&self) -> SpeakerConfig {
+        let mut config = SpeakerConfig::new(self.local_as, self.id);
+        "speaker".clone_into(&mut config.hostname);
+        config.listen.clone_from(&self.listen);
+        config.restart_time = Duration::from_secs(self.restart_time);
+        config
+    }
+
+    fn peers(&self, med: Option<u32>) -> anyhow::Result<Vec<PeerConfig>> {
+        let mut peers = Vec::new();
+        for address in &self.peer {
+            let asn = PeerAs::Number(self.peer_as);
+            let mut peer = PeerConfig::new(&address.to_string(), *address, asn);
+            peer.session.hold_time = Duration::from_secs(self.hold);
+            peer.session.connect_timeout = Duration::from_secs(3);
+            peer.export.med = med;
+            let transport = &mut peer.transport;
+            transport.password = self.password.clone().map(Password::new).transpose()?;
+            if self.passive {
+                transport.initiative = Initiative::Passive;
+            }
+            transport.reach = match (self.ttl_security, self.multihop) {
+                (true, _) => Reach::TtlSecurity(1),
+                (false, Some(hops)) => Reach::Multihop(hops),
+                (false, None) => Reach::Direct,
+            };
+            peers.push(peer);
+        }
+        Ok(peers)
+    }
+}
+
+/// The first `count` host routes of each family.
+fn routes(count: u32, communities: &Communities) -> anyhow::Result<Vec<Route>> {
+    let attributes = AttributeSet::new(RouteAttributes {
+        communities: communities.clone(),
+        ..RouteAttributes::default()
+    })?;
+    let base6 = Ipv6Addr::new(0x2001, 0xdb8, 0xe, 0, 0, 0, 0, 0).to_bits();
+    let route = |address: IpAddr| Route {
+        prefix: address.into(),
+        attributes: attributes.clone(),
+    };
+    let ipv4 = (0..count).map(|index| IpAddr::V4(Ipv4Addr::from_bits(0x6440_0000 + index)));
+    let ipv6 = (0..count).map(|index| IpAddr::V6(Ipv6Addr::from_bits(base6 + u128::from(index))));
+    Ok(ipv4.chain(ipv6).map(route).collect())
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let options = Options::parse();
+    let speaker = Speaker::start(&options.speaker())?;
+    configure(&speaker, &options, None)?;
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let mut communities = Communities::default();
+    let mut count = 0;
+    while let Some(line) = lines.next_line().await? {
+        let (verb, argument) = line.split_once(' ').unwrap_or((&line, ""));
+        let mut answer = "ok".to_owned();
+        match verb {
+            "routes" | "partial" => {
+                count = argument.parse()?;
+                speaker.set_routes(routes(count, &communities)?, verb == "routes");
+            }
+            "community" => {
+                let (high, low) = argument.split_once(':').context("community HIGH:LOW")?;
+                communities
+                    .standard
+                    .insert((high.parse::<u32>()? << 16) | low.parse::<u32>()?);
+                communities.large.insert([4_200_000_000, 1, low.parse()?]);
+                speaker.set_routes(routes(count, &communities)?, true);
+            }
+            "med" => configure(&speaker, &options, Some(argument.parse()?))?,
+            "drain" => speaker.drain(Duration::from_secs(argument.parse()?)),
+            "undrain" => speaker.undrain(),
+            "status" => answer = serde_json::to_string(&speaker.status())?,
+            "leave" => return leave(speaker, Exit::Withdraw { text: "test ends" }).await,
+            "keep" => return leave(speaker, Exit::Keep).await,
+            _ => anyhow::bail!("unknown command `{line}`"),
+        }
+        reply(&answer).await?;
+    }
+    Ok(())
+}
+
+fn configure(speaker: &Speaker, options: &Options, med: Option<u32>) -> anyhow::Result<()> {
+    match speaker.set_peers(options.peers(med)?).into_iter().next() {
+        Some(refused) => Err(refused.into()),
+        None => Ok(()),
+    }
+}
+
+async fn leave(speaker: Speaker, exit: Exit) -> anyhow::Result<()> {
+    speaker.shutdown(exit).await;
+    reply("ok").await
+}
+
+async fn reply(line: &str) -> anyhow::Result<()> {
+    let mut out = tokio::io::stdout();
+    out.write_all(line.as_bytes()).await?;
+    out.write_all(b"\n").await?;
+    out.flush().await?;
+    Ok(())
+}

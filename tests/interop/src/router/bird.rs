@@ -1,0 +1,103 @@
+//! BIRD 2.
+
+use std::process::Command;
+
+use anyhow::Context as _;
+
+use super::{Known, Router, RouterOptions, run};
+
+impl Router<'_> {
+    pub(super) fn start_bird(&mut self) -> anyhow::Result<()> {
+        let config = configuration(&self.options, &self.path("bird.log").display().to_string());
+        let config = self.write("bird.conf", &config)?;
+        let control = self.path("bird.ctl");
+        let arguments = [
+            "-f",
+            "-c",
+            &config.display().to_string(),
+            "-s",
+            &control.display().to_string(),
+        ];
+        self.launch("/usr/sbin/bird", &arguments)
+    }
+
+    pub(super) fn birdc(&self, words: &[&str]) -> anyhow::Result<String> {
+        run(Command::new("birdc")
+            .arg("-s")
+            .arg(self.path("bird.ctl"))
+            .args(words))
+    }
+
+    pub(super) fn bird_known(&self) -> anyhow::Result<Known> {
+        let count = |table: &str| -> anyhow::Result<usize> {
+            let words = [
+                "show", "route", "table", table, "protocol", "speaker", "count",
+            ];
+            let answer = self.birdc(&words)?;
+            let line = answer
+                .lines()
+                .find(|line| line.contains(" of "))
+                .context("a count")?;
+            Ok(line
+                .split_whitespace()
+                .next()
+                .context("a number")?
+                .parse()?)
+        };
+        Ok(Known {
+            ipv4: count("master4")?,
+            ipv6: count("master6")?,
+        })
+    }
+
+    pub(super) fn bird_stale(&self) -> anyhow::Result<usize> {
+        let state = self.birdc(&["show", "protocols", "all", "speaker"])?;
+        let known = self.bird_known()?;
+        let is_stale = state.contains("Neighbor graceful restart active");
+        Ok(if is_stale { known.ipv4 + known.ipv6 } else { 0 })
+    }
+}
+
+fn configuration(options: &RouterOptions, log: &str) -> String {
+    let RouterOptions {
+        local_as,
+        peer_as,
+        peer,
+        local,
+        hold,
+        ..
+    } = options;
+    let password = options
+        .password
+        .map_or_else(String::new, |key| format!("password \"{key}\";"));
+    let security = if options.ttl_security {
+        "ttl security on;"
+    } else {
+        ""
+    };
+    let passive = if options.passive { "passive on;" } else { "" };
+    let restart = if options.graceful_restart {
+        "graceful restart aware;"
+    } else {
+        "graceful restart off;"
+    };
+    format!(
+        "log \"{log}\" all;
+debug protocols {{ states }};
+router id 10.99.0.1;
+protocol device {{}}
+protocol direct {{ ipv4; ipv6; }}
+filter hosts4 {{ if net.len = 32 then accept; reject; }}
+filter hosts6 {{ if net.len = 128 then accept; reject; }}
+protocol bgp speaker {{
+  local {local} as {local_as};
+  neighbor {peer} as {peer_as};
+  hold time {hold};
+  connect retry time 2; connect delay time 1; error wait time 1, 4;
+  {password} {security} {passive} {restart}
+  ipv4 {{ import filter hosts4; export none; }};
+  ipv6 {{ import filter hosts6; export none; }};
+}}
+"
+    )
+}
