@@ -1,6 +1,9 @@
 //! The log: text or JSON on standard error, with a filter that can be changed while it runs.
 
-use std::io::IsTerminal as _;
+use std::{
+    io::IsTerminal as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use tracing_subscriber::{
     EnvFilter, Layer as _, Registry, fmt, layer::SubscriberExt as _, reload,
@@ -41,15 +44,20 @@ pub enum LogLevelError {
 #[derive(Debug, Clone)]
 pub struct LogLevel {
     handle: reload::Handle<EnvFilter, Registry>,
+    /// As it was given; the filter itself may say more.
+    text: Arc<Mutex<String>>,
 }
 
 impl LogLevel {
-    /// The filter as directives.
+    /// The filter, as it was given.
     #[must_use]
     pub fn get(&self) -> String {
-        self.handle
-            .with_current(ToString::to_string)
-            .unwrap_or_default()
+        self.text().clone()
+    }
+
+    fn text(&self) -> MutexGuard<'_, String> {
+        // Nothing can go wrong while it is held: a plain string is moved in or out.
+        self.text.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replaces the filter.
@@ -59,7 +67,9 @@ impl LogLevel {
     pub fn set(&self, text: &str) -> Result<(), LogLevelError> {
         self.handle
             .reload(filter(text)?)
-            .map_err(|source| LogLevelError::Gone { source })
+            .map_err(|source| LogLevelError::Gone { source })?;
+        text.trim().clone_into(&mut self.text());
+        Ok(())
     }
 }
 
@@ -81,7 +91,8 @@ fn filter(text: &str) -> Result<EnvFilter, LogLevelError> {
 /// A filter and the layer it acts in.
 fn reloadable(text: &str) -> Result<(reload::Layer<EnvFilter, Registry>, LogLevel), LogLevelError> {
     let (layer, handle) = reload::Layer::new(filter(text)?);
-    Ok((layer, LogLevel { handle }))
+    let text = Arc::new(Mutex::new(text.trim().to_owned()));
+    Ok((layer, LogLevel { handle, text }))
 }
 
 /// Starts the log of this process.
@@ -116,7 +127,7 @@ pub(crate) mod tests {
         let (_layer, level) = detached("info");
         assert_eq!(level.get(), "info");
         level.set("warn,eip_daemon=debug").unwrap();
-        assert_eq!(level.get(), "eip_daemon=debug,warn");
+        assert_eq!(level.get(), "warn,eip_daemon=debug");
     }
 
     #[test]

@@ -209,7 +209,9 @@ mod tests {
             ("source", "source", true),
             ("ctl", "report", true),
             ("ctl", "cli", false),
-            ("supervisor", "http", true),
+            ("supervisor", "http", false),
+            ("agent", "http", true),
+            ("check", "cli", true),
         ] {
             assert_eq!(
                 is_allowed(module, imported),

@@ -3,7 +3,7 @@
 use eip_bpf_tests::{
     Action, World, checksums_are_right,
     packet::{ends, fragment, ip, translated, with_macs},
-    world::{DOOR_MAC, OTHER_PORT, PORT, VM_MAC},
+    world::{DOOR_MAC, OTHER_PORT, PORT, VM_MAC, binding},
 };
 use eip_common::{
     abi::{Delivery, NET_BYPASS},
@@ -416,8 +416,7 @@ fn direct_traffic_to_the_vm_passes_its_door_untouched() {
 #[test]
 fn an_unknown_delivery_byte_is_served_by_the_stack_lane() {
     let mut world = World::node();
-    let mut value =
-        eip_bpf_tests::world::binding(VM, Delivery::Peer, eip_bpf_tests::world::PORT, 0, 1);
+    let mut value = binding(VM, Delivery::Peer, PORT, 0, 1);
     value.delivery = 200;
     world.put_binding(EIP, value);
     let packet = ends(CLIENT, EIP).udp(1, 2, b"x");

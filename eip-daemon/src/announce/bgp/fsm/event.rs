@@ -128,7 +128,7 @@ pub enum Input<'a> {
     Closed(Origin),
     /// The peer's TCP has taken bytes.
     Taken(Origin),
-    /// The time of [`Session::next_deadline`] has come.
+    /// The time of `Session::next_deadline` has come.
     Timer,
 }
 
