@@ -45,6 +45,7 @@ use target::Targets;
 /// Addresses of VMs on this node that bindings point at: the routes to them have to be looked up.
 #[must_use]
 pub fn vm_addresses(facts: &Facts, settings: &NodeSettings) -> BTreeSet<IpAddr> {
+    let settings = &with_internal_nets(settings, facts);
     let targets = Targets::new(&facts.vms, settings);
     let prefixes = Prefixes::new(settings);
     facts
@@ -54,9 +55,22 @@ pub fn vm_addresses(facts: &Facts, settings: &NodeSettings) -> BTreeSet<IpAddr> 
         .collect()
 }
 
+/// The settings, with the internal networks that objects name besides. Those may change while the
+/// process runs.
+fn with_internal_nets(settings: &NodeSettings, facts: &Facts) -> NodeSettings {
+    let mut settings = settings.clone();
+    for net in facts.nets.iter().flat_map(|fact| &fact.nets) {
+        if !settings.internal_nets.contains(net) {
+            settings.internal_nets.push(*net);
+        }
+    }
+    settings
+}
+
 /// Everything that shall be in the kernel, and what became of every binding.
 #[must_use]
 pub fn compute(facts: &Facts, settings: &NodeSettings, view: &NetworkView) -> Desired {
+    let settings = &with_internal_nets(settings, facts);
     let node = Node::new(settings, view);
     let mut desired = Desired {
         nets: prefixes::nets(settings, view),

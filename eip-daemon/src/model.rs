@@ -174,6 +174,20 @@ pub struct VmFact {
     pub origin: Option<Origin>,
 }
 
+/// An object that says which networks are internal to the cluster: a `Node` (pod networks) or a
+/// `ServiceCIDR`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetFact {
+    /// Kind of the object.
+    pub kind: String,
+    /// The object; both kinds are cluster-wide, their namespace means nothing.
+    pub name: ObjectName,
+    /// The networks.
+    pub nets: Vec<IpNet>,
+    /// Where it was read.
+    pub origin: Option<Origin>,
+}
+
 /// A document that could not be understood. It hurts nobody but itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedDocument {
@@ -192,6 +206,8 @@ pub struct Facts {
     pub bindings: Vec<BindingFact>,
     /// All VMs.
     pub vms: Vec<VmFact>,
+    /// Networks internal to the cluster, besides those of the settings.
+    pub nets: Vec<NetFact>,
     /// What was refused.
     pub refused: Vec<RefusedDocument>,
     /// The first full reading is done. Nothing is removed before that.

@@ -224,6 +224,7 @@ pub(crate) fn facts() -> Facts {
         .map(|item| item.fact)
         .collect();
     Facts {
+        nets: Vec::new(),
         bindings,
         vms: vec![vm],
         refused: report().refused,

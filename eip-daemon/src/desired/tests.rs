@@ -146,6 +146,7 @@ fn vms() -> Vec<VmFact> {
 
 fn facts(bindings: Vec<BindingFact>) -> Facts {
     Facts {
+        nets: Vec::new(),
         bindings,
         vms: vms(),
         refused: Vec::new(),
@@ -942,4 +943,22 @@ fn without_ranges_or_uplinks_there_are_no_rules() {
     let desired = compute(&facts(Vec::new()), &no_uplinks, &node());
     assert!(desired.rules.is_empty() && desired.table_defaults.is_empty());
     assert_eq!(desired.gateway, GatewayState::default());
+}
+
+#[test]
+fn networks_that_objects_name_count_like_those_of_the_settings() {
+    let inside = "172.30.0.0/16".parse().unwrap();
+    let facts = Facts {
+        nets: vec![crate::model::NetFact {
+            kind: "ServiceCIDR".to_owned(),
+            name: object("kubernetes"),
+            nets: vec![inside, settings().internal_nets[0]],
+            origin: None,
+        }],
+        ..facts(Vec::new())
+    };
+    let with = compute(&facts, &settings(), &node()).nets;
+    let without = compute(&Facts::default(), &settings(), &node()).nets;
+    assert!(with[&inside].is_bypass);
+    assert_eq!(with.len(), without.len() + 1, "{with:?}");
 }

@@ -172,6 +172,7 @@ pub(super) fn binding(name: &str, eip: &str, vm: &str) -> BindingFact {
 
 pub(super) fn facts(bindings: Vec<BindingFact>, vms: Vec<VmFact>) -> Facts {
     Facts {
+        nets: Vec::new(),
         bindings,
         vms,
         refused: Vec::new(),

@@ -6,10 +6,10 @@ use std::path::Path;
 use serde_yaml_ng::Value;
 
 use super::objects::{
-    BINDING_API, BINDING_KIND, BINDING_SPEC, EipBinding, Metadata, VM_APIS, VM_KIND,
-    VirtualMachineInstance,
+    BINDING_API, BINDING_KIND, BINDING_SPEC, EipBinding, Metadata, NODE_API, NODE_KIND, Node,
+    SERVICE_CIDR_APIS, SERVICE_CIDR_KIND, ServiceCidr, VM_APIS, VM_KIND, VirtualMachineInstance,
 };
-use crate::model::{BindingFact, ObjectName, Origin, RefusedDocument, VmFact};
+use crate::model::{BindingFact, NetFact, ObjectName, Origin, RefusedDocument, VmFact};
 
 mod hint;
 mod text;
@@ -27,6 +27,10 @@ pub(super) enum Object {
     Binding(BindingFact),
     /// A `VirtualMachineInstance`.
     Vm(VmFact),
+    /// A `Node`, for its pod networks.
+    Node(NetFact),
+    /// A `ServiceCIDR`.
+    ServiceCidr(NetFact),
 }
 
 /// What makes two documents the same object.
@@ -37,6 +41,8 @@ impl Object {
         match self {
             Self::Binding(fact) => (BINDING_KIND, fact.name.clone()),
             Self::Vm(fact) => (VM_KIND, fact.name.clone()),
+            Self::Node(fact) => (NODE_KIND, fact.name.clone()),
+            Self::ServiceCidr(fact) => (SERVICE_CIDR_KIND, fact.name.clone()),
         }
     }
 
@@ -44,6 +50,7 @@ impl Object {
         match self {
             Self::Binding(fact) => fact.origin.as_ref(),
             Self::Vm(fact) => fact.origin.as_ref(),
+            Self::Node(fact) | Self::ServiceCidr(fact) => fact.origin.as_ref(),
         }
     }
 }
@@ -64,7 +71,7 @@ struct Kind {
     read: fn(&Source<'_>, Value, Origin) -> Result<Object, Problem>,
 }
 
-const KINDS: [Kind; 2] = [
+const KINDS: [Kind; 4] = [
     Kind {
         name: BINDING_KIND,
         apis: &[BINDING_API],
@@ -81,6 +88,24 @@ const KINDS: [Kind; 2] = [
         read: |source, value, origin| {
             let vm: VirtualMachineInstance = source.typed(value)?;
             Ok(Object::Vm(vm.into_fact(Some(origin))?))
+        },
+    },
+    Kind {
+        name: NODE_KIND,
+        apis: &[NODE_API],
+        spec: None,
+        read: |source, value, origin| {
+            let node: Node = source.typed(value)?;
+            Ok(Object::Node(node.into_fact(Some(origin))?))
+        },
+    },
+    Kind {
+        name: SERVICE_CIDR_KIND,
+        apis: &SERVICE_CIDR_APIS,
+        spec: None,
+        read: |source, value, origin| {
+            let range: ServiceCidr = source.typed(value)?;
+            Ok(Object::ServiceCidr(range.into_fact(Some(origin))?))
         },
     },
 ];

@@ -13,8 +13,10 @@ use serde::{
 
 use crate::model::{BindingFact, DeliveryChoice, ObjectName, Origin};
 
+mod nets;
 mod vm;
 
+pub use nets::{NODE_API, NODE_KIND, Node, SERVICE_CIDR_APIS, SERVICE_CIDR_KIND, ServiceCidr};
 pub use vm::{
     Multus, VM_APIS, VM_KIND, VirtualMachineInstance, VmInterfaceStatus, VmNetwork, VmSpec,
     VmStatus,

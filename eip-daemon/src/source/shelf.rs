@@ -300,6 +300,7 @@ fn add(facts: &mut Facts, object: &Object) {
     match object {
         Object::Binding(fact) => facts.bindings.push(fact.clone()),
         Object::Vm(fact) => facts.vms.push(fact.clone()),
+        Object::Node(fact) | Object::ServiceCidr(fact) => facts.nets.push(fact.clone()),
     }
 }
 

@@ -27,7 +27,7 @@ fn binding_of(text: &str) -> BindingFact {
     assert_eq!(reading.refused, []);
     match reading.objects.into_iter().next().unwrap() {
         Object::Binding(fact) => fact,
-        Object::Vm(other) => panic!("{other:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -36,7 +36,7 @@ fn vm_of(text: &str) -> VmFact {
     assert_eq!(reading.refused, []);
     match reading.objects.into_iter().next().unwrap() {
         Object::Vm(fact) => fact,
-        Object::Binding(other) => panic!("{other:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -251,7 +251,7 @@ fn addresses_are_read_as_they_are_reported() {
 #[test]
 fn a_bad_document_hurts_nobody_else() {
     let text = format!(
-        "{SEED_BINDING}---\nkind: [unclosed\n---\n# only a comment\n---\n{REAL_VM}...\n---\nkind: Pod\n"
+        "{SEED_BINDING}---\nkind: [unclosed\n---\n# only a comment\n---\n{REAL_VM}...\n---\nkind: ConfigMap\n"
     );
     let reading = read_yaml(&text);
     assert_eq!(reading.objects.len(), 2);
@@ -337,9 +337,10 @@ fn a_document_that_is_no_object_of_ours_is_told_what_would_be() {
     for (name, text, expected) in [
         (
             "unknown kind",
-            "apiVersion: v1\nkind: Pod\n".to_owned(),
-            "line 2: kind \"Pod\" is not known here: known are EipBinding (virteip.github.com/v1), \
-             VirtualMachineInstance (kubevirt.io/v1, kubevirt.io/v1alpha3)",
+            "apiVersion: v1\nkind: ConfigMap\n".to_owned(),
+            "line 2: kind \"ConfigMap\" is not known here: known are EipBinding (virteip.github.com/v1), \
+             VirtualMachineInstance (kubevirt.io/v1, kubevirt.io/v1alpha3), Node (v1), \
+             ServiceCIDR (networking.k8s.io/v1, networking.k8s.io/v1beta1)",
         ),
         (
             "nearly a kind",
@@ -467,4 +468,39 @@ proptest::proptest! {
         text.replace_range(position..=position, &byte.to_string());
         read_yaml(&text);
     }
+}
+
+#[test]
+fn nodes_and_service_ranges_say_what_is_internal() {
+    let reading = read(
+        Path::new("nets.yaml"),
+        "apiVersion: v1\nkind: Node\nmetadata: {name: hv}\n\
+         spec: {podCIDR: 10.244.1.0/24, podCIDRs: [10.244.1.0/24, 'fd00:1::/64']}\n\
+         ---\napiVersion: v1\nkind: Node\nmetadata: {name: old}\nspec: {podCIDR: 10.244.2.0/24}\n\
+         ---\napiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: kubernetes}\n\
+         spec: {cidrs: [10.96.0.0/12]}\n\
+         ---\napiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: bad}\n\
+         spec: {cidrs: [10.96.0.0/99]}\n",
+    );
+    let nets: Vec<Vec<String>> = reading
+        .objects
+        .iter()
+        .map(|object| match object {
+            Object::Node(fact) | Object::ServiceCidr(fact) => {
+                fact.nets.iter().map(ToString::to_string).collect()
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(
+        nets,
+        [
+            vec!["10.244.1.0/24", "fd00:1::/64"],
+            vec!["10.244.2.0/24"],
+            vec!["10.96.0.0/12"]
+        ]
+    );
+    assert_eq!(reading.refused.len(), 1);
+    let problem = &reading.refused[0].problem;
+    assert!(problem.contains("10.96.0.0/99"), "{problem}");
 }

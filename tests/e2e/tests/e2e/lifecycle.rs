@@ -467,3 +467,43 @@ fn the_modes_of_a_restart_may_differ() {
     }
     assert!(Path::new(stage.daemon.bpffs()).exists());
 }
+
+#[test]
+fn internal_networks_follow_their_objects_without_losing_a_packet() {
+    let Some(mut stage) = Stage::plain() else {
+        return;
+    };
+    let range = |cidr: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\n\
+             metadata: {name}\nspec: {spec}\n",
+            name = "{name: kubernetes}",
+            spec = format_args!("{{cidrs: [{cidr}]}}"),
+        )
+    };
+    under_traffic(&mut stage, 4, |daemon| {
+        for (present, absent) in [
+            ("10.99.0.0/16", "10.98.0.0/16"),
+            ("10.98.0.0/16", "10.99.0.0/16"),
+        ] {
+            let documents = daemon.documents();
+            documents.write("services.yaml", &range(present)).unwrap();
+            daemon
+                .settle("the prefixes are those of the object", |daemon| {
+                    daemon.ask(&["nets"]).is_ok_and(|nets| {
+                        let nets = nets.to_string();
+                        nets.contains(present) && !nets.contains(absent)
+                    })
+                })
+                .unwrap();
+        }
+        daemon.documents().remove("services.yaml").unwrap();
+        daemon
+            .settle("the prefix goes with its object", |daemon| {
+                daemon
+                    .ask(&["nets"])
+                    .is_ok_and(|nets| !nets.to_string().contains("10.98.0.0"))
+            })
+            .unwrap();
+    });
+}
