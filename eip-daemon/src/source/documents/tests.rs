@@ -347,7 +347,8 @@ fn a_document_that_is_no_object_of_ours_is_told_what_would_be() {
             "apiVersion: virteip.github.com/v1\nkind: EIPBinding\n".to_owned(),
             "line 2: kind \"EIPBinding\" is not known here (did you mean \"EipBinding\"?): known \
              are EipBinding (virteip.github.com/v1), VirtualMachineInstance (kubevirt.io/v1, \
-             kubevirt.io/v1alpha3)",
+             kubevirt.io/v1alpha3), Node (v1), ServiceCIDR (networking.k8s.io/v1, \
+             networking.k8s.io/v1beta1)",
         ),
         (
             "version",
@@ -359,7 +360,8 @@ fn a_document_that_is_no_object_of_ours_is_told_what_would_be() {
             "no object",
             "just a sentence\n".to_owned(),
             "line 1: kind is missing: one of EipBinding (virteip.github.com/v1), \
-             VirtualMachineInstance (kubevirt.io/v1, kubevirt.io/v1alpha3)",
+             VirtualMachineInstance (kubevirt.io/v1, kubevirt.io/v1alpha3), Node (v1), \
+             ServiceCIDR (networking.k8s.io/v1, networking.k8s.io/v1beta1)",
         ),
         (
             "syntax",
