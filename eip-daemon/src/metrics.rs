@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use eip_common::reason::Direction;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text},
@@ -122,30 +123,12 @@ impl AgentCollector {
         let help = "Packets of an elastic IP";
         let mut packets = page.family("eip_binding_packets", help, MetricType::Counter)?;
         for (eip, traffic) in &traffic {
-            add(
-                &mut packets,
-                &[("eip", eip.as_str()), ("direction", "ingress")],
-                traffic.in_packets,
-            )?;
-            add(
-                &mut packets,
-                &[("eip", eip.as_str()), ("direction", "egress")],
-                traffic.out_packets,
-            )?;
+            add_both_ways(&mut packets, eip, traffic.in_packets, traffic.out_packets)?;
         }
         let help = "Bytes of an elastic IP, from the IP header on";
         let mut bytes = page.family("eip_binding_bytes", help, MetricType::Counter)?;
         for (eip, traffic) in &traffic {
-            add(
-                &mut bytes,
-                &[("eip", eip.as_str()), ("direction", "ingress")],
-                traffic.in_bytes,
-            )?;
-            add(
-                &mut bytes,
-                &[("eip", eip.as_str()), ("direction", "egress")],
-                traffic.out_bytes,
-            )?;
+            add_both_ways(&mut bytes, eip, traffic.in_bytes, traffic.out_bytes)?;
         }
         Ok(())
     }
@@ -252,6 +235,23 @@ fn add(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64)
     family
         .encode_family(labels)?
         .encode_counter::<NoLabelSet, _, u64>(&value, None)
+}
+
+/// The two series of an elastic IP.
+fn add_both_ways(
+    family: &mut MetricEncoder<'_>,
+    eip: &str,
+    ingress: u64,
+    egress: u64,
+) -> fmt::Result {
+    for (direction, value) in [(Direction::Ingress, ingress), (Direction::Egress, egress)] {
+        add(
+            family,
+            &[("eip", eip), ("direction", direction.name())],
+            value,
+        )?;
+    }
+    Ok(())
 }
 
 fn count(number: usize) -> u64 {
