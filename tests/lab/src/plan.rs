@@ -87,6 +87,9 @@ pub mod eip {
     pub const VM3: Dual = Dual::new([203, 0, 113, 13], [0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x13]);
     /// A second one for whoever wants it.
     pub const SECOND: Dual = Dual::new([203, 0, 113, 1], [0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 1]);
+    /// Of a VM on another node, for which the client's namespace stands.
+    pub const ELSEWHERE: Dual =
+        Dual::new([203, 0, 113, 77], [0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x77]);
     /// Never bound.
     pub const UNASSIGNED: Dual =
         Dual::new([203, 0, 113, 99], [0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x99]);

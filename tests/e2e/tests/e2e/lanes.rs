@@ -1,17 +1,18 @@
 //! The promise, on every lane and every way to attach: all traffic, both VMs, both directions.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 use eip_lab::{
     command,
     daemon::DaemonOptions,
+    echo::Echo,
     firewall::{Firewall, ForwardAccept},
     plan::{CLIENT, GuestPlan, POD1, POD2, VM1, VM2, eip},
     traffic::{self, Bulk, PATIENCE},
     world::{DefaultRoute, GuestGro, WireFrames, WorldOptions},
 };
 
-use crate::support::{Stage, at};
+use crate::support::{PORT, Stage, at};
 
 const SERVED: [(GuestPlan, Ipv4Addr); 2] = [(VM1, eip::VM1.v4), (VM2, eip::VM2.v4)];
 
@@ -21,6 +22,7 @@ fn everything_works(stage: &Stage) {
     inside(stage);
     node_and_pods(stage);
     hairpins(stage);
+    an_eip_on_another_node(stage);
     no_checksum_was_wrong(stage);
 }
 
@@ -133,6 +135,47 @@ fn hairpins(stage: &Stage) {
             traffic::ping(ns, to_eip.into(), 4000, PATIENCE)
                 .unwrap_or_else(|error| panic!("{what}: {error:#}"));
         }
+    }
+}
+
+/// The other node is the client's namespace: on the wire it is a host that has an EIP and is reached
+/// through the router.
+fn an_eip_on_another_node(stage: &Stage) {
+    let there = &stage.world.client;
+    let elsewhere = eip::ELSEWHERE.v4;
+    there
+        .ip(&format!("address add {elsewhere}/32 dev lo"))
+        .unwrap();
+    stage
+        .world
+        .router
+        .ip(&format!("route add {elsewhere}/32 via {}", CLIENT.v4))
+        .unwrap();
+    let _server = Echo::start(there, elsewhere, PORT).unwrap();
+    for (vm, eip) in SERVED {
+        let what = format!("{} to {elsewhere}", vm.name);
+        for size in [100, 8000] {
+            let answer = traffic::udp(stage.ns(vm), at(elsewhere), size, PATIENCE)
+                .unwrap_or_else(|error| panic!("{what}: {error:#}"));
+            assert_eq!(answer.server_saw.ip(), eip, "{what}");
+            assert_eq!(answer.came_from, at(elsewhere), "{what}");
+        }
+        let answer = traffic::tcp(stage.ns(vm), at(elsewhere), PATIENCE)
+            .unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        assert_eq!(answer.server_saw.ip(), eip, "{what}");
+        traffic::ping(stage.ns(vm), elsewhere.into(), 4000, PATIENCE)
+            .unwrap_or_else(|error| panic!("{what}: {error:#}"));
+
+        let what = format!("{elsewhere} to {}", vm.name);
+        let answer = there
+            .run(|| {
+                let socket = UdpSocket::bind((elsewhere, 0))?;
+                traffic::udp_on(&socket, at(eip), 8000, PATIENCE)
+            })
+            .unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        assert_eq!(answer.server_saw.ip(), elsewhere, "{what}");
+        assert_eq!(answer.server_was, at(vm.address.v4), "{what}");
+        assert_eq!(answer.came_from, at(eip), "{what}");
     }
 }
 
