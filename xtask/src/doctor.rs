@@ -72,7 +72,7 @@ fn text(findings: &[Finding]) -> String {
         } else {
             format!("lacks {}", lacks.join(", "))
         };
-        lines.push(format!("cargo xtask {:<9}  {verdict}", user.name()));
+        lines.push(format!("cargo xtask {:<12}  {verdict}", user.name()));
     }
     lines.join("\n")
 }
@@ -111,7 +111,7 @@ mod tests {
             "{shown}"
         );
         assert!(
-            shown.contains("cargo xtask demo       lacks rust"),
+            shown.contains("cargo xtask demo          lacks rust"),
             "{shown}"
         );
         assert_eq!(to_json(&findings)["ok"], false);
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn a_verb_that_lacks_nothing_is_ready() {
         let findings = [(&NEEDS[0], Ok("1.95.0".to_owned()))];
-        assert!(text(&findings).contains("cargo xtask build      ready"));
+        assert!(text(&findings).contains("cargo xtask build         ready"));
         assert_eq!(to_json(&findings)["needs"][0]["detail"], "1.95.0");
     }
 }

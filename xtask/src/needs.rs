@@ -22,18 +22,20 @@ pub(crate) enum User {
     TestUnit,
     TestBpf,
     TestE2e,
+    TestInterop,
     Lab,
     Demo,
     Bench,
 }
 
 impl User {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Build,
         Self::Check,
         Self::TestUnit,
         Self::TestBpf,
         Self::TestE2e,
+        Self::TestInterop,
         Self::Lab,
         Self::Demo,
         Self::Bench,
@@ -47,6 +49,7 @@ impl User {
             Self::TestUnit => "test unit",
             Self::TestBpf => "test bpf",
             Self::TestE2e => "test e2e",
+            Self::TestInterop => "test interop",
             Self::Lab => "lab",
             Self::Demo => "demo",
             Self::Bench => "bench",
@@ -64,8 +67,21 @@ const LOADING: &[User] = &[
     User::Demo,
     User::Bench,
 ];
-/// Who raises namespaces with interfaces.
+/// Who needs root.
+const PRIVILEGED: &[User] = &[
+    User::TestBpf,
+    User::TestE2e,
+    User::TestInterop,
+    User::Lab,
+    User::Demo,
+    User::Bench,
+];
+/// Who raises namespaces with nodes in them.
 const NETWORKING: &[User] = &[User::TestE2e, User::Lab, User::Demo];
+/// Who raises namespaces at all.
+const NAMESPACES: &[User] = &[User::TestE2e, User::TestInterop, User::Lab, User::Demo];
+/// Who runs routers.
+const ROUTING: &[User] = &[User::TestInterop];
 
 /// Something the machine must have.
 #[derive(Debug)]
@@ -82,6 +98,11 @@ pub(crate) struct Need {
 enum Cure {
     /// A Debian package brings it.
     Package(&'static str),
+    /// A Debian package brings it, and a service with it that shall stay off.
+    Daemon {
+        package: &'static str,
+        unit: &'static str,
+    },
     /// rustup brings these components of the toolchain in use.
     Components,
     /// `cargo xtask setup` brings it.
@@ -112,7 +133,7 @@ pub(crate) static NEEDS: &[Need] = &[
     },
     Need {
         name: "root",
-        users: LOADING,
+        users: PRIVILEGED,
         look: root,
         cure: Cure::Advice(
             "run it as root, in a container with --privileged (CAP_SYS_ADMIN, CAP_NET_ADMIN, \
@@ -139,13 +160,13 @@ pub(crate) static NEEDS: &[Need] = &[
     },
     Need {
         name: "ip",
-        users: NETWORKING,
+        users: NAMESPACES,
         look: || program("ip"),
         cure: Cure::Package("iproute2"),
     },
     Need {
         name: "nft",
-        users: NETWORKING,
+        users: NAMESPACES,
         look: || program("nft"),
         cure: Cure::Package("nftables"),
     },
@@ -187,7 +208,7 @@ pub(crate) static NEEDS: &[Need] = &[
     },
     Need {
         name: "namespaces",
-        users: NETWORKING,
+        users: NAMESPACES,
         look: || in_new_namespace("ip link add eip0 type veth peer name eip1"),
         cure: Cure::Advice("use a kernel with CONFIG_NET_NS=y and CONFIG_VETH (modprobe veth)"),
     },
@@ -209,6 +230,39 @@ pub(crate) static NEEDS: &[Need] = &[
         },
         cure: Cure::Advice("use a kernel with CONFIG_NF_TABLES, NFT_NAT, NFT_CT and NFT_MASQ"),
     },
+    Need {
+        name: "BIRD 2",
+        users: ROUTING,
+        look: || program("bird"),
+        cure: Cure::Daemon {
+            package: "bird2",
+            unit: "bird",
+        },
+    },
+    Need {
+        name: "FRR",
+        users: ROUTING,
+        look: || file("/usr/lib/frr/bgpd"),
+        cure: Cure::Daemon {
+            package: "frr",
+            unit: "frr",
+        },
+    },
+    Need {
+        name: "GoBGP",
+        users: ROUTING,
+        look: || program("gobgpd"),
+        cure: Cure::Daemon {
+            package: "gobgpd",
+            unit: "gobgpd",
+        },
+    },
+    Need {
+        name: "TCP MD5",
+        users: ROUTING,
+        look: tcp_md5,
+        cure: Cure::Advice("use a kernel built with CONFIG_TCP_MD5SIG=y"),
+    },
 ];
 
 impl Need {
@@ -220,7 +274,7 @@ impl Need {
     /// What to type or do when it is missing.
     pub(crate) fn cure(&self) -> String {
         match self.cure {
-            Cure::Package(package) => apt::advice(&[package]),
+            Cure::Package(package) | Cure::Daemon { package, .. } => apt::advice(&[package]),
             Cure::Components => component_line().to_string(),
             Cure::Setup => "cargo xtask setup".to_owned(),
             Cure::Advice(advice) => advice.to_owned(),
@@ -247,12 +301,17 @@ pub(crate) fn require(users: &[User]) -> Result<()> {
     let packages: Vec<&str> = first
         .iter()
         .filter_map(|need| match need.cure {
-            Cure::Package(package) => Some(package),
+            Cure::Package(package) | Cure::Daemon { package, .. } => Some(package),
             Cure::Components | Cure::Setup | Cure::Advice(_) => None,
         })
         .collect();
     if !packages.is_empty() && apt::is_usable() {
         apt::install(&packages, "programs this verb runs, a few seconds")?;
+        for need in &first {
+            if let Cure::Daemon { unit, .. } = need.cure {
+                apt::leave_off(unit)?;
+            }
+        }
     }
     if first
         .iter()
@@ -318,6 +377,36 @@ fn program(name: &str) -> Result<String, String> {
     find_program(name)
         .map(|file| file.display().to_string())
         .ok_or_else(|| "not installed".to_owned())
+}
+
+fn file(path: &str) -> Result<String, String> {
+    if Path::new(path).exists() {
+        Ok(path.to_owned())
+    } else {
+        Err("not installed".to_owned())
+    }
+}
+
+/// The kernel offers no other way to ask than to open a socket, which is the speaker's business;
+/// its configuration says it where it is shown.
+fn tcp_md5() -> Result<String, String> {
+    let config = Line::new("sh")
+        .args([
+            "-c",
+            "zcat /proc/config.gz || cat /boot/config-\"$(uname -r)\"",
+        ])
+        .probe();
+    judge_tcp_md5(config.as_deref())
+}
+
+fn judge_tcp_md5(config: Option<&str>) -> Result<String, String> {
+    match config {
+        None => Ok("not known: the kernel does not show its configuration".to_owned()),
+        Some(config) if config.lines().any(|line| line == "CONFIG_TCP_MD5SIG=y") => {
+            Ok("yes".to_owned())
+        }
+        Some(_) => Err("the kernel has none".to_owned()),
+    }
 }
 
 /// Capabilities that loading programs and raising namespaces takes, by bit.
@@ -424,7 +513,7 @@ fn in_new_namespace(script: &str) -> Result<String, String> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{NEEDS, judge_kernel, missing_capabilities, mount_of};
+    use super::{NEEDS, judge_kernel, judge_tcp_md5, missing_capabilities, mount_of};
 
     #[test]
     fn kernels_are_judged_by_what_they_can_attach() {
@@ -451,6 +540,13 @@ mod tests {
         let docker = missing_capabilities("CapEff:\t00000000a80425fb\n");
         assert_eq!(docker, ["CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_BPF"]);
         assert_eq!(missing_capabilities("").len(), 3);
+    }
+
+    #[test]
+    fn a_kernel_that_shows_nothing_is_not_said_to_lack_tcp_md5() {
+        assert!(judge_tcp_md5(Some("CONFIG_TCP_MD5SIG=y\n")).is_ok());
+        assert!(judge_tcp_md5(Some("# CONFIG_TCP_MD5SIG is not set\n")).is_err());
+        assert!(judge_tcp_md5(None).is_ok());
     }
 
     #[test]

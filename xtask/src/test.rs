@@ -1,4 +1,4 @@
-//! `cargo xtask test`: the three levels, and one summary.
+//! `cargo xtask test`: the levels, and one summary.
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -13,7 +13,8 @@ use crate::{
 /// Runs the tests: all levels, or one, or those of it whose name contains a word.
 ///
 /// unit: pure parts, no root. bpf: the kernel programs, packet by packet, by the kernel's own test
-/// run. e2e: the real daemon in network namespaces. The last two need root.
+/// run. e2e: the real daemon in network namespaces. interop: the BGP speaker against BIRD, FRR and
+/// GoBGP. All but the first need root.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Which level; all of them without it.
@@ -28,16 +29,18 @@ pub(crate) enum Level {
     Unit,
     Bpf,
     E2e,
+    Interop,
 }
 
 impl Level {
-    const ALL: [Self; 3] = [Self::Unit, Self::Bpf, Self::E2e];
+    const ALL: [Self; 4] = [Self::Unit, Self::Bpf, Self::E2e, Self::Interop];
 
     const fn user(self) -> User {
         match self {
             Self::Unit => User::TestUnit,
             Self::Bpf => User::TestBpf,
             Self::E2e => User::TestE2e,
+            Self::Interop => User::TestInterop,
         }
     }
 
@@ -46,6 +49,7 @@ impl Level {
             Self::Unit => "test unit",
             Self::Bpf => "test bpf",
             Self::E2e => "test e2e",
+            Self::Interop => "test interop",
         }
     }
 
@@ -54,6 +58,7 @@ impl Level {
             Self::Unit => &["eip-common", "eip-daemon", "eip-lab", "xtask"],
             Self::Bpf => &["eip-bpf-tests"],
             Self::E2e => &["eip-e2e-tests"],
+            Self::Interop => &["eip-interop-tests"],
         }
     }
 }
@@ -154,17 +159,22 @@ fn run_level(level: Level, filter: Option<&str>) -> Result<Counts> {
 
 fn test_line(level: Level, filter: Option<&str>) -> Line {
     let mut line = cargo("test").arg("--no-fail-fast");
-    if level == Level::E2e {
-        // Root is there (see `needs`): no test has a reason to skip itself.
+    if matches!(level, Level::E2e | Level::Interop) {
+        // Root and routers are there (see `needs`): no test has a reason to skip itself.
         line = line.env("EIP_E2E_REQUIRED", "1");
     }
     for package in level.packages() {
         line = line.args(["--package", package]);
     }
-    match filter {
-        Some(filter) => line.args(["--", filter]),
-        None => line,
+    let mut harness: Vec<&str> = filter.into_iter().collect();
+    if level == Level::Interop {
+        // Nearly all of their time is waiting for routers, so more of them than there are cores.
+        harness.extend(["--test-threads", "4"]);
     }
+    if harness.is_empty() {
+        return line;
+    }
+    line.arg("--").args(harness)
 }
 
 /// Shows the output of harnesses, but not that of those without a test (many crates have an empty
@@ -279,6 +289,11 @@ mod tests {
         assert_eq!(
             test_line(Level::Bpf, Some("fragment")).to_string(),
             "cargo test --no-fail-fast --package eip-bpf-tests -- fragment"
+        );
+        assert_eq!(
+            test_line(Level::Interop, Some("drain")).to_string(),
+            "EIP_E2E_REQUIRED=1 cargo test --no-fail-fast --package eip-interop-tests -- drain \
+             --test-threads 4"
         );
     }
 }
