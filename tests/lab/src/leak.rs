@@ -3,7 +3,9 @@
 //! Watches every frame on the router and on the client. What counts as a leak:
 //! - a pod or service address as source, destination or ARP party;
 //! - the node's own address as source of anything but an ICMP error, unless the test said that the
-//!   node itself (or a pod behind its masquerade) talks: a VM's packet must never leave that way.
+//!   node itself (or a pod behind its masquerade) talks: a VM's packet must never leave that way;
+//! - either of them inside the packet that an ICMP error quotes: what a VM's packet looked like before
+//!   translation is as telling there, and as useless to whoever gets the error.
 
 use std::{
     collections::BTreeMap,
@@ -65,16 +67,31 @@ impl LeakDetector {
         if plan::is_inside(packet.source) || plan::is_inside(packet.destination) {
             return Some(format!("an inside address: {}", summary(&packet)));
         }
-        if is_node(packet.source)
-            && !self.node_may_talk.load(Ordering::Relaxed)
-            && is_conversation(&packet)
-        {
+        if self.is_nodes_conversation(&packet) {
             return Some(format!(
                 "the node's own address as source: {}",
                 summary(&packet)
             ));
         }
-        None
+        let quoted = packet.quoted()?;
+        let problem = if plan::is_inside(quoted.source) || plan::is_inside(quoted.destination) {
+            "an inside address"
+        } else if self.is_nodes_conversation(&quoted) {
+            "the node's own address as source"
+        } else {
+            return None;
+        };
+        Some(format!(
+            "{problem} in a quote: {} quotes {}",
+            summary(&packet),
+            summary(&quoted)
+        ))
+    }
+
+    fn is_nodes_conversation(&self, packet: &IpPacket) -> bool {
+        is_node(packet.source)
+            && !self.node_may_talk.load(Ordering::Relaxed)
+            && is_conversation(packet)
     }
 
     /// How many frames were judged.
@@ -128,6 +145,9 @@ mod tests {
 
     use super::LeakDetector;
 
+    const CLIENT: [u8; 4] = [198, 51, 100, 2];
+    const EIP: [u8; 4] = [203, 0, 113, 11];
+
     fn udp(source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
         let mut frame = Vec::new();
         PacketBuilder::ethernet2([2; 6], [4; 6])
@@ -138,15 +158,41 @@ mod tests {
         frame
     }
 
+    /// "Port unreachable" about a packet, of which as much is quoted as the smallest router does.
+    fn unreachable(source: [u8; 4], destination: [u8; 4], about: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4(source, destination, 64)
+            .icmpv4_raw(3, 3, [0; 4])
+            .write(&mut frame, about.get(14..14 + 28).unwrap())
+            .unwrap();
+        frame
+    }
+
+    #[test]
+    fn a_quote_that_shows_the_inside_is_a_leak_in_both_directions() {
+        let detector = LeakDetector::default();
+        for (source, destination) in [(EIP, CLIENT), (CLIENT, EIP)] {
+            let judge = |about: &[u8]| detector.judge(&unreachable(source, destination, about));
+            assert!(judge(&udp([10, 244, 1, 11], CLIENT)).is_some());
+            assert!(judge(&udp(CLIENT, [10, 244, 1, 11])).is_some());
+            assert!(judge(&udp([192, 0, 2, 10], CLIENT)).is_some());
+            assert!(judge(&udp(CLIENT, EIP)).is_none());
+            assert!(judge(&udp(EIP, CLIENT)).is_none());
+        }
+        detector.allow_node_traffic();
+        let about_the_node = unreachable(CLIENT, [192, 0, 2, 10], &udp([192, 0, 2, 10], CLIENT));
+        assert!(detector.judge(&about_the_node).is_none());
+    }
+
     #[test]
     fn inside_addresses_and_the_nodes_own_are_leaks_and_eips_are_not() {
         let detector = LeakDetector::default();
-        let client = [198, 51, 100, 2];
-        assert!(detector.judge(&udp([10, 244, 1, 11], client)).is_some());
-        assert!(detector.judge(&udp(client, [10, 244, 1, 11])).is_some());
-        assert!(detector.judge(&udp([192, 0, 2, 10], client)).is_some());
-        assert!(detector.judge(&udp([203, 0, 113, 11], client)).is_none());
+        assert!(detector.judge(&udp([10, 244, 1, 11], CLIENT)).is_some());
+        assert!(detector.judge(&udp(CLIENT, [10, 244, 1, 11])).is_some());
+        assert!(detector.judge(&udp([192, 0, 2, 10], CLIENT)).is_some());
+        assert!(detector.judge(&udp(EIP, CLIENT)).is_none());
         detector.allow_node_traffic();
-        assert!(detector.judge(&udp([192, 0, 2, 10], client)).is_none());
+        assert!(detector.judge(&udp([192, 0, 2, 10], CLIENT)).is_none());
     }
 }
