@@ -4,7 +4,8 @@
 //! - every type is `repr(C)`, has no padding (asserted below) and no type with invalid bit
 //!   patterns, because what is read back may have been written by an older version or by hand;
 //! - a change of any size, field order or meaning raises [`ABI_VERSION`], and with it the suffix of
-//!   every map name, so that two versions never share a map by accident;
+//!   every map name, so that two versions never share a map by accident. Version 1 is what the first
+//!   release ships; until then a map of another shape is refused by the agent (`cleanup` cures it);
 //! - address-bearing types are generic over the address, so IPv4 and IPv6 differ in nothing else.
 
 use crate::addr::{Ipv4Wire, Ipv6Wire, Mac, Port};
@@ -142,6 +143,9 @@ pub const BINDING_PRIMARY: u8 = 1;
 /// The VM has other EIPs of this family: which one a peer used has to be remembered. Set in
 /// [`Binding::flags`].
 pub const BINDING_SHARES_VM: u8 = 2;
+/// ARP requests and neighbour solicitations for the EIP are answered on the uplinks. Set in
+/// [`Binding::flags`].
+pub const BINDING_ANSWER_L2: u8 = 4;
 
 /// Everything needed to deliver to the VM behind an EIP. Value of `EIP4`/`EIP6`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,7 +169,7 @@ pub struct Binding<A> {
     pub node_mac: Mac,
     /// [`Delivery`] as a byte.
     pub delivery: u8,
-    /// [`BINDING_PRIMARY`], [`BINDING_SHARES_VM`].
+    /// [`BINDING_PRIMARY`], [`BINDING_SHARES_VM`], [`BINDING_ANSWER_L2`].
     pub flags: u8,
     /// Zero.
     pub reserved: [u8; 2],
@@ -246,6 +250,10 @@ pub struct FragmentKey<A> {
 pub struct Uplink {
     /// Largest L3 packet, in bytes.
     pub mtu: u32,
+    /// Its own hardware address; zero where it has no Ethernet address.
+    pub mac: Mac,
+    /// Zero.
+    pub reserved: [u8; 2],
 }
 
 /// The gateway of the family is set: skip the route lookup. In [`Config::flags`].
@@ -314,7 +322,7 @@ const _: () = {
     size_is::<FlowKey<Ipv6Wire>>(16 + 16 + 2 + 2 + 1 + 3);
     size_is::<FragmentKey<Ipv4Wire>>(4 + 4 + 4 + 1 + 3);
     size_is::<FragmentKey<Ipv6Wire>>(16 + 16 + 4 + 1 + 3);
-    size_is::<Uplink>(4);
+    size_is::<Uplink>(4 + 6 + 2);
     size_is::<Config>(4 * 4 + 4 + 16);
     size_is::<Traffic>(4 * 8);
     size_is::<EipReasonKey>(4 + 1 + 1 + 2);

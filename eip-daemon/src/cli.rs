@@ -12,7 +12,7 @@ use eip_common::abi;
 use crate::{
     ctl::DEFAULT_SOCKET,
     dataplane::{DEFAULT_BPFFS, DEFAULT_ROUTE_TABLE},
-    model::{DeliveryChoice, TcMode, XdpMode},
+    model::{Announce, DeliveryChoice, TcMode, XdpMode},
 };
 
 const EXIT_CODES: &str = "\
@@ -110,6 +110,11 @@ pub struct NodeArgs {
         default_value = "auto"
     )]
     pub delivery: DeliveryChoice,
+
+    /// How elastic IPs are announced whose binding does not say it: host routes to BGP peers, ARP and
+    /// neighbour discovery on the uplinks, both, or none
+    #[arg(long, value_name = "HOW", env = "EIP_ANNOUNCE", default_value = "bgp")]
+    pub announce: Announce,
 
     /// XDP on uplinks: `auto` takes native, else generic, else none
     #[arg(

@@ -21,7 +21,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::model::{
-    BindingFact, BindingState, Desired, Facts, HostRoute, Lane, Location, NetworkView,
+    Announce, BindingFact, BindingState, Desired, Facts, HostRoute, Lane, Location, NetworkView,
     NodeSettings, ObjectName, Outcome, VmState,
 };
 
@@ -224,6 +224,7 @@ fn program(
     let Choice { lane, remark } = lane::choose(fact, location, primary.has_many, node);
     let Location { port, l3, .. } = *location;
     let (eip, vm) = (fact.eip, *vm);
+    let announce = fact.announce.unwrap_or(node.settings.announce);
     if is_primary {
         let Primary { has_many, .. } = *primary;
         let uses_stack = lane == Lane::Stack;
@@ -240,7 +241,8 @@ fn program(
     }
     desired
         .bindings
-        .insert(eip, binding_state(candidate, lane, primary));
+        .insert(eip, binding_state(candidate, lane, primary, announce));
+    desired.announcements.insert(eip, announce);
     desired.ports.insert(port);
     desired.routes.insert(HostRoute { eip, vm, l3 });
     desired
@@ -248,7 +250,12 @@ fn program(
         .insert(fact.name.clone(), Outcome::Served { vm, note: remark });
 }
 
-fn binding_state(candidate: &Candidate<'_>, delivery: Lane, primary: &Primary) -> BindingState {
+fn binding_state(
+    candidate: &Candidate<'_>,
+    delivery: Lane,
+    primary: &Primary,
+    announce: Announce,
+) -> BindingState {
     let Candidate { fact, vm, location } = candidate;
     BindingState {
         vm: *vm,
@@ -260,6 +267,7 @@ fn binding_state(candidate: &Candidate<'_>, delivery: Lane, primary: &Primary) -
         delivery,
         is_primary: primary.eip == fact.eip,
         shares_vm: primary.has_many,
+        answers_l2: announce.includes_l2(),
         // Shown to people only; an object edited four billion times shows the last number.
         generation: u32::try_from(fact.generation).unwrap_or(u32::MAX),
     }

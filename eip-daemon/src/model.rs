@@ -67,6 +67,58 @@ impl DeliveryChoice {
     }
 }
 
+/// How routers and hosts learn that an EIP lives on this node.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Default,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Announce {
+    /// Host routes to BGP peers.
+    #[default]
+    Bgp,
+    /// ARP and neighbour discovery on the uplinks.
+    L2,
+    /// Both.
+    Both,
+    /// Neither: static routes of the operator lead here.
+    None,
+}
+
+impl Announce {
+    /// Name in objects and flags.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bgp => "bgp",
+            Self::L2 => "l2",
+            Self::Both => "both",
+            Self::None => "none",
+        }
+    }
+
+    /// BGP peers are told.
+    #[must_use]
+    pub const fn includes_bgp(self) -> bool {
+        matches!(self, Self::Bgp | Self::Both)
+    }
+
+    /// The network segments of the uplinks are told.
+    #[must_use]
+    pub const fn includes_l2(self) -> bool {
+        matches!(self, Self::L2 | Self::Both)
+    }
+}
+
 /// Which XDP attachment is wanted on uplinks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -128,6 +180,8 @@ pub struct BindingFact {
     pub primary: bool,
     /// `spec.delivery`, else the node's setting.
     pub delivery: Option<DeliveryChoice>,
+    /// `spec.announce`, else the node's setting.
+    pub announce: Option<Announce>,
     /// Where it was read.
     pub origin: Option<Origin>,
 }
@@ -231,6 +285,8 @@ pub struct NodeSettings {
     pub internal_nets: Vec<IpNet>,
     /// Lane for bindings that name none.
     pub delivery: DeliveryChoice,
+    /// How bindings that do not say it are announced.
+    pub announce: Announce,
     /// XDP attachment.
     pub xdp_mode: XdpMode,
     /// tc attachment.
@@ -346,6 +402,8 @@ pub struct BindingState {
     pub is_primary: bool,
     /// The VM has other EIPs of this family (as [`VmState::has_many`]).
     pub shares_vm: bool,
+    /// ARP and neighbour discovery are answered for it on the uplinks.
+    pub answers_l2: bool,
     /// Generation of the object.
     pub generation: u32,
 }
@@ -493,6 +551,8 @@ pub struct UplinkState {
     pub name: String,
     /// MTU the programs see.
     pub mtu: u32,
+    /// Hardware address the programs answer ARP and neighbour discovery with; zero without one.
+    pub mac: Mac,
 }
 
 /// Everything of ours in the kernel: what shall be there.
@@ -516,6 +576,8 @@ pub struct Desired {
     pub rules: BTreeSet<PolicyRule>,
     /// Defaults of our table.
     pub table_defaults: BTreeSet<TableDefault>,
+    /// How each EIP of `bindings` is to be announced, once it is in the kernel.
+    pub announcements: BTreeMap<IpAddr, Announce>,
     /// What became of every binding object.
     pub outcomes: BTreeMap<ObjectName, Outcome>,
 }

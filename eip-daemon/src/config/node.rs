@@ -35,6 +35,7 @@ pub(super) fn node(
         eip_cidrs,
         internal_nets,
         delivery: args.delivery,
+        announce: args.announce,
         xdp_mode: args.xdp_mode,
         tc_mode: args.tc_mode,
         route_table: route_table?,

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{DeliveryChoice, Lane};
+use crate::model::{Announce, DeliveryChoice, Lane};
 
 /// How far a binding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -80,6 +80,10 @@ pub struct Binding {
     pub requested_delivery: Option<DeliveryChoice>,
     /// The lane in use.
     pub delivery: Option<Lane>,
+    /// The announcement asked for; absent means the node's setting.
+    pub requested_announce: Option<Announce>,
+    /// How it is announced; absent means that it is not served here.
+    pub announce: Option<Announce>,
     /// The VM's own host-side interface.
     pub port: Option<String>,
     /// The interface the route to the VM points at.
@@ -172,6 +176,8 @@ pub struct BindBody {
     pub primary: bool,
     /// The lane; the node's choice when left out.
     pub delivery: Option<DeliveryChoice>,
+    /// How it is announced; the node's setting when left out.
+    pub announce: Option<Announce>,
     /// How long to wait for the outcome, at most 60 000.
     #[serde(default)]
     pub wait_ms: u64,
@@ -241,6 +247,8 @@ pub struct UplinkStatus {
     pub up: bool,
     /// MTU.
     pub mtu: Option<u32>,
+    /// Hardware address.
+    pub mac: Option<String>,
     /// How XDP is attached; absent means not at all.
     pub xdp: Option<String>,
     /// How tc is attached; absent means not at all.
@@ -315,6 +323,8 @@ pub struct Status {
     pub last_round_us: u64,
     /// What kept a whole round from running.
     pub round_error: Option<String>,
+    /// How bindings that do not say it are announced.
+    pub announce: Announce,
     /// Interfaces toward the routers.
     pub uplinks: Vec<UplinkStatus>,
     /// Next hop for IPv4; absent means that routes decide.

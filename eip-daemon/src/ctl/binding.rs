@@ -59,6 +59,7 @@ fn request(body: BindBody) -> BindRequest {
         vm: body.vm,
         primary: body.primary,
         delivery: body.delivery,
+        announce: body.announce,
     }
 }
 
@@ -125,6 +126,7 @@ fn with_request(facts: &Facts, request: &BindRequest) -> Facts {
     if let Some(fact) = same {
         fact.primary = request.primary;
         fact.delivery = request.delivery;
+        fact.announce = request.announce;
         return facts;
     }
     facts.bindings.push(BindingFact {
@@ -136,6 +138,7 @@ fn with_request(facts: &Facts, request: &BindRequest) -> Facts {
         generation: 1,
         primary: request.primary,
         delivery: request.delivery,
+        announce: request.announce,
         origin: None,
     });
     facts
@@ -193,6 +196,7 @@ fn seen<'a>(report: &'a Report, request: &BindRequest) -> Option<&'a BindingRepo
             && fact.vm.name == request.vm
             && fact.primary == request.primary
             && fact.delivery == request.delivery
+            && fact.announce == request.announce
     })
 }
 

@@ -14,7 +14,7 @@ use super::{
     client::{Client, ClientError, escape},
     render,
 };
-use crate::model::DeliveryChoice;
+use crate::model::{Announce, DeliveryChoice};
 
 /// Look at, bind and release the elastic IPs of this node.
 #[derive(Debug, Parser)]
@@ -114,6 +114,9 @@ pub struct BindArgs {
     /// How packets reach the VM [default: the node's choice]
     #[arg(long, value_name = "LANE")]
     pub delivery: Option<DeliveryChoice>,
+    /// How the network learns where it is [default: the node's setting]
+    #[arg(long, value_name = "HOW")]
+    pub announce: Option<Announce>,
     /// Seconds to wait for the outcome; 0 does not wait
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=60))]
     pub wait: u64,
@@ -239,6 +242,7 @@ async fn bind(client: &Client, output: Output, args: BindArgs) -> Result<Answer,
         name: args.name,
         primary: args.primary,
         delivery: args.delivery,
+        announce: args.announce,
         wait_ms: args.wait * 1000,
     };
     let answer: BindAnswer = client.post("/v1/bindings", &body, wait).await?;

@@ -16,9 +16,9 @@ use crate::{
         inspect::{AttachMode, Attachment, Inspector, MapFill},
     },
     model::{
-        BindingFact, BindingState, DeliveryChoice, Facts, Lane, Link, NetState, NetworkView,
-        NodeAddress, NodeSettings, ObjectName, Origin, Outcome, RefuseReason, RefusedDocument,
-        TcMode, VmFact, VmInterface, VmPhase, WaitReason, XdpMode,
+        Announce, BindingFact, BindingState, DeliveryChoice, Facts, Lane, Link, NetState,
+        NetworkView, NodeAddress, NodeSettings, ObjectName, Origin, Outcome, RefuseReason,
+        RefusedDocument, TcMode, VmFact, VmInterface, VmPhase, WaitReason, XdpMode,
     },
     report::{BindingReport, FailingAction, Report},
 };
@@ -43,6 +43,7 @@ fn fact(object: &str, eip: &str, vm: &str) -> BindingFact {
         generation: 1,
         primary: false,
         delivery: None,
+        announce: None,
         origin: Some(Origin {
             file: "/etc/kube-eip/lab.yaml".into(),
             document: 1,
@@ -72,6 +73,7 @@ fn state(vm: &str) -> BindingState {
         delivery: Lane::Peer,
         is_primary: true,
         shares_vm: false,
+        answers_l2: false,
         generation: 1,
     }
 }
@@ -142,6 +144,7 @@ pub(crate) fn settings() -> NodeSettings {
         eip_cidrs: vec!["203.0.113.0/24".parse().unwrap()],
         internal_nets: vec!["10.0.0.0/8".parse().unwrap()],
         delivery: DeliveryChoice::Auto,
+        announce: Announce::Bgp,
         xdp_mode: XdpMode::Auto,
         tc_mode: TcMode::Auto,
         route_table: 201,
@@ -169,6 +172,7 @@ pub(crate) fn report() -> Report {
     ];
     let desired = crate::model::Desired {
         nets: nets.into(),
+        announcements: [(ip("203.0.113.10"), Announce::Bgp)].into(),
         ..Default::default()
     };
     let observed = crate::model::Observed {

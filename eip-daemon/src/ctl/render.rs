@@ -6,6 +6,7 @@ use super::api::{
     BindAnswer, BindBody, Binding, BindingPhase, MapFill, Net, ReasonCounter, ReasonList, Status,
     UnbindAnswer, UplinkStatus,
 };
+use crate::model::Announce;
 
 /// Shown for what is not known or does not apply.
 const NOTHING: &str = "-";
@@ -108,6 +109,10 @@ pub(super) fn binding(binding: &Binding) -> String {
     ));
     if let (Some(port), Some(l3)) = (&binding.port, &binding.l3_device) {
         pairs.push(("lane", or_nothing(binding.delivery.map(lane))));
+        pairs.push((
+            "announced",
+            or_nothing(binding.announce.map(Announce::name)),
+        ));
         pairs.push(("port", place(port, l3)));
         pairs.push(("VM MAC", or_nothing(binding.vm_mac.as_ref())));
         pairs.push(("MTU", or_nothing(binding.mtu)));
@@ -305,6 +310,7 @@ fn overview(status: &Status) -> Vec<(&'static str, String)> {
         gateways
     };
     pairs.push(("gateway", gateway));
+    pairs.push(("announce", status.announce.name().to_owned()));
     pairs.push(("bindings", counts(status)));
     pairs
 }

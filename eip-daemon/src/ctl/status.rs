@@ -30,6 +30,7 @@ pub(super) fn status(state: &AgentState) -> api::Status {
         repairs: report.repairs,
         last_round_us: u64::try_from(report.last_round.as_micros()).unwrap_or(u64::MAX),
         round_error: report.round_error.clone(),
+        announce: settings.announce,
         uplinks: uplinks(state, &report),
         gateway4: settings.gateway4.map(Into::into),
         gateway6: settings.gateway6.map(Into::into),
@@ -91,6 +92,7 @@ fn uplink(name: &str, view: &NetworkView, attachments: &[Attachment]) -> api::Up
         present: link.is_some(),
         up: link.is_some_and(|link| link.is_up),
         mtu: link.map(|link| link.mtu),
+        mac: link.and_then(|link| link.mac).map(view::mac),
         xdp: mode(Hook::UplinkXdp),
         tc: mode(Hook::UplinkTc),
     }

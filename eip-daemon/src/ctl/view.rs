@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::api::{self, BindingPhase};
 use crate::{
     dataplane::ReasonCount,
-    model::{BindingState, NetworkView, Outcome},
+    model::{Announce, BindingState, NetworkView, Outcome},
     report::{BindingReport, Report},
 };
 
@@ -77,6 +77,8 @@ pub(super) fn binding(report: &Report, item: &BindingReport) -> api::Binding {
         primary: state.map_or(fact.primary, |state| state.is_primary),
         requested_delivery: fact.delivery,
         delivery: state.map(|state| state.delivery),
+        requested_announce: fact.announce,
+        announce: announce(report, item),
         port: state.map(|state| port_name(state.port)),
         l3_device: state.map(|state| port_name(state.l3)),
         mtu: state.map(|state| state.mtu),
@@ -89,6 +91,13 @@ pub(super) fn binding(report: &Report, item: &BindingReport) -> api::Binding {
         traffic: None,
         reasons: None,
     }
+}
+
+/// How a binding that is served here is announced.
+fn announce(report: &Report, item: &BindingReport) -> Option<Announce> {
+    let is_served = matches!(item.outcome, Outcome::Served { .. });
+    let chosen = report.desired.announcements.get(&item.fact.eip);
+    chosen.copied().filter(|_| is_served)
 }
 
 type Explanation = (Option<std::net::IpAddr>, Option<String>, Option<String>);

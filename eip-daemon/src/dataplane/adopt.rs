@@ -12,7 +12,7 @@ use std::{
 };
 
 use aya::programs::ProgramError;
-use eip_common::reason::Hook;
+use eip_common::{abi::Uplink, reason::Hook};
 
 use super::{
     attach::{self, AttachError, TcPlace, WithoutXdp, tc_place},
@@ -73,7 +73,7 @@ pub(super) async fn take_census(
 pub(super) struct Judge<'a> {
     pub(super) programs: &'a Programs,
     pub(super) interfaces: &'a BTreeMap<u32, Interface>,
-    pub(super) uplink_mtus: &'a BTreeMap<u32, u32>,
+    pub(super) uplinks: &'a BTreeMap<u32, Uplink>,
     pub(super) without_xdp: &'a BTreeMap<u32, WithoutXdp>,
     pub(super) tc_mode: TcMode,
     pub(super) xdp_mode: XdpMode,
@@ -109,10 +109,15 @@ impl Judge<'_> {
             if DOOR_HOOKS.into_iter().all(runs) {
                 standing.ports.insert(*ifindex);
             }
-            let mtu = self.uplink_mtus.get(ifindex).copied();
-            if let Some(mtu) = mtu.filter(|_| self.is_uplink_attached(census, interface)) {
+            let entry = self.uplinks.get(ifindex);
+            if let Some(Uplink { mtu, mac, .. }) = entry
+                .copied()
+                .filter(|_| self.is_uplink_attached(census, interface))
+            {
                 let name = interface.link.name.clone();
-                standing.uplinks.insert(*ifindex, UplinkState { name, mtu });
+                standing
+                    .uplinks
+                    .insert(*ifindex, UplinkState { name, mtu, mac });
             }
         }
         let is_complete = |ifindex: &u32, hook: &Hook| {
@@ -127,7 +132,7 @@ impl Judge<'_> {
             .iter()
             .filter(|(ifindex, hook)| !is_complete(ifindex, hook));
         standing.strays = strays.copied().collect();
-        let entries = self.uplink_mtus.keys();
+        let entries = self.uplinks.keys();
         standing.stray_entries = entries
             .filter(|ifindex| !standing.uplinks.contains_key(ifindex))
             .copied()

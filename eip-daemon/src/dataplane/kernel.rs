@@ -136,7 +136,7 @@ impl KernelDataPlane {
         attacher.attach_tc(&interface, Hook::UplinkTc).await?;
         let without = attacher.attach_xdp(&interface).await?;
         self.remember_xdp(ifindex, &interface.link.name, without);
-        self.maps.put_uplink(ifindex, state.mtu)
+        self.maps.put_uplink(ifindex, state)
     }
 
     /// Reported, never silent.
@@ -206,7 +206,7 @@ impl KernelDataPlane {
         let judge = Judge {
             programs: &self.programs,
             interfaces: &interfaces,
-            uplink_mtus: &self.maps.uplinks()?,
+            uplinks: &self.maps.uplinks()?,
             without_xdp: &self.without_xdp,
             tc_mode: self.options.tc_mode,
             xdp_mode: self.options.xdp_mode,

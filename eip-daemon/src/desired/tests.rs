@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::*;
 use crate::model::{
-    DefaultRoute, DeliveryChoice, GatewayState, Link, NetState, NodeAddress, PolicyRule,
+    Announce, DefaultRoute, DeliveryChoice, GatewayState, Link, NetState, NodeAddress, PolicyRule,
     RefuseReason, RouteTo, RuleAction, RuleMatch, TableDefault, TcMode, VmFact, VmInterface,
     VmPhase, WaitReason, XdpMode,
 };
@@ -41,6 +41,7 @@ fn settings() -> NodeSettings {
         eip_cidrs: vec![net("203.0.113.0/24"), net("2001:db8:1::/64")],
         internal_nets: vec![net("10.0.0.0/8"), net("fd00::/8")],
         delivery: DeliveryChoice::Auto,
+        announce: Announce::Bgp,
         xdp_mode: XdpMode::Auto,
         tc_mode: TcMode::Auto,
         route_table: 1180,
@@ -133,6 +134,7 @@ fn binding(name: &str, eip: &str, vm: &str) -> BindingFact {
         generation: 7,
         primary: false,
         delivery: None,
+        announce: None,
         origin: None,
     }
 }
@@ -270,6 +272,35 @@ fn a_vm_outside_the_internal_networks_is_refused() {
         facts.vms[0].interfaces[0].addresses = vec![ip("192.0.2.1")];
     });
     assert_eq!(refusal(&outcome), RefuseReason::VmOutsideInternalNets);
+}
+
+#[test]
+fn a_binding_is_announced_as_it_says_else_as_the_node_says() {
+    let all = [Announce::Bgp, Announce::L2, Announce::Both, Announce::None];
+    for default in all {
+        for own in all.map(Some).into_iter().chain([None]) {
+            let mut settings = settings();
+            settings.announce = default;
+            let asked = BindingFact {
+                announce: own,
+                ..binding("b", "203.0.113.10", "a")
+            };
+            let desired = compute(&facts(vec![asked]), &settings, &node());
+            let eip = ip("203.0.113.10");
+            let chosen = own.unwrap_or(default);
+            assert_eq!(desired.announcements, [(eip, chosen)].into());
+            assert_eq!(desired.bindings[&eip].answers_l2, chosen.includes_l2());
+        }
+    }
+}
+
+#[test]
+fn only_what_is_served_here_is_announced() {
+    let mut settings = settings();
+    settings.announce = Announce::Both;
+    let nobody = facts(vec![binding("b", "203.0.113.10", "nobody")]);
+    let desired = compute(&nobody, &settings, &node());
+    assert!(desired.announcements.is_empty());
 }
 
 #[test]

@@ -51,6 +51,7 @@ pub(super) fn states(node: &Node<'_>) -> BTreeMap<u32, UplinkState> {
                 UplinkState {
                     name: link.name.clone(),
                     mtu: link.mtu,
+                    mac: link.mac.unwrap_or_default(),
                 },
             )
         })

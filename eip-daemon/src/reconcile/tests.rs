@@ -13,9 +13,9 @@ use super::{
 use crate::{
     desired,
     model::{
-        Action, BindingFact, DefaultRoute, DeliveryChoice, Facts, HostRoute, Link, NetworkView,
-        NodeAddress, NodeSettings, ObjectName, Observed, Outcome, RouteTo, TcMode, VmFact,
-        VmInterface, VmPhase, WaitReason, XdpMode,
+        Action, Announce, BindingFact, DefaultRoute, DeliveryChoice, Facts, HostRoute, Link,
+        NetworkView, NodeAddress, NodeSettings, ObjectName, Observed, Outcome, RouteTo, TcMode,
+        VmFact, VmInterface, VmPhase, WaitReason, XdpMode,
     },
     report::Report,
 };
@@ -51,6 +51,7 @@ pub(super) fn settings() -> NodeSettings {
         eip_cidrs: vec![net("203.0.113.0/24"), net("2001:db8:1::/64")],
         internal_nets: vec![net("10.244.0.0/16"), net("fd00:10::/64")],
         delivery: DeliveryChoice::Auto,
+        announce: Announce::Bgp,
         xdp_mode: XdpMode::Auto,
         tc_mode: TcMode::Auto,
         route_table: 1180,
@@ -166,6 +167,7 @@ pub(super) fn binding(name: &str, eip: &str, vm: &str) -> BindingFact {
         generation: 1,
         primary: false,
         delivery: None,
+        announce: None,
         origin: None,
     }
 }

@@ -20,7 +20,7 @@ use super::{
         self, BINDING_API, BINDING_KIND, EipBinding, EipBindingSpec, LABEL, Metadata, SUBDOMAIN,
     },
 };
-use crate::model::{BindingFact, DeliveryChoice, ObjectName, Origin};
+use crate::model::{Announce, BindingFact, DeliveryChoice, ObjectName, Origin};
 
 #[cfg(test)]
 mod tests;
@@ -41,6 +41,8 @@ pub struct BindRequest {
     pub primary: bool,
     /// `spec.delivery`.
     pub delivery: Option<DeliveryChoice>,
+    /// `spec.announce`.
+    pub announce: Option<Announce>,
 }
 
 /// Why a binding could not be written or removed. Fate: told to the person who asked.
@@ -217,6 +219,7 @@ fn document(request: &BindRequest, before: Option<&BindingFact>) -> EipBinding {
             vmi: Some(request.vm.clone()),
             primary: request.primary.then_some(true),
             delivery: request.delivery.map(|choice| choice.name().to_owned()),
+            announce: request.announce.map(|choice| choice.name().to_owned()),
         },
     }
 }

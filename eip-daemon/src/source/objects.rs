@@ -11,7 +11,7 @@ use serde::{
     de::{self, IntoDeserializer as _, value::StrDeserializer},
 };
 
-use crate::model::{BindingFact, DeliveryChoice, ObjectName, Origin};
+use crate::model::{Announce, BindingFact, DeliveryChoice, ObjectName, Origin};
 
 mod nets;
 mod vm;
@@ -27,11 +27,12 @@ pub const BINDING_KIND: &str = "EipBinding";
 /// Its API version.
 pub const BINDING_API: &str = "virteip.github.com/v1";
 /// Fields of its spec. The last three belong to the older operator: accepted and ignored.
-pub const BINDING_SPEC: [&str; 7] = [
+pub const BINDING_SPEC: [&str; 8] = [
     "eip",
     "vmi",
     "primary",
     "delivery",
+    "announce",
     "lastHyper",
     "LastIP",
     "jobHistory",
@@ -171,6 +172,9 @@ pub struct EipBindingSpec {
     /// Lane; the node's setting without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delivery: Option<String>,
+    /// How it is announced; the node's setting without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub announce: Option<String>,
 }
 
 impl EipBinding {
@@ -187,6 +191,7 @@ impl EipBinding {
             generation: self.metadata.generation.unwrap_or(0),
             primary: self.spec.primary.unwrap_or(false),
             delivery: self.spec.delivery()?,
+            announce: self.spec.announce()?,
             name,
             origin,
         })
@@ -224,18 +229,34 @@ impl EipBindingSpec {
     }
 
     fn delivery(&self) -> Result<Option<DeliveryChoice>, ObjectError> {
-        let Some(text) = &self.delivery else {
-            return Ok(None);
-        };
-        let name: StrDeserializer<'_, de::value::Error> = text.as_str().into_deserializer();
-        DeliveryChoice::deserialize(name).map(Some).map_err(|_| {
-            ObjectError::invalid(
-                "spec.delivery",
-                text,
-                "one of auto, peer, neigh, stack, xdp",
-            )
-        })
+        one_of(
+            self.delivery.as_ref(),
+            "spec.delivery",
+            "one of auto, peer, neigh, stack, xdp",
+        )
     }
+
+    fn announce(&self) -> Result<Option<Announce>, ObjectError> {
+        one_of(
+            self.announce.as_ref(),
+            "spec.announce",
+            "one of bgp, l2, both, none",
+        )
+    }
+}
+
+/// The value a name stands for; an absent field stands for none.
+fn one_of<T: de::DeserializeOwned>(
+    text: Option<&String>,
+    field: &str,
+    expected: &'static str,
+) -> Result<Option<T>, ObjectError> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    let name: StrDeserializer<'_, de::value::Error> = text.as_str().into_deserializer();
+    let value = T::deserialize(name).map(Some);
+    value.map_err(|_| ObjectError::invalid(field, text, expected))
 }
 
 fn required<'a>(

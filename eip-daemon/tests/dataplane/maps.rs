@@ -24,6 +24,7 @@ fn binding(vm: &str) -> BindingState {
         delivery: Lane::Peer,
         is_primary: true,
         shares_vm: false,
+        answers_l2: false,
         generation: 3,
     }
 }

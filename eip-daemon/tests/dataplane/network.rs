@@ -81,6 +81,7 @@ fn a_vm_that_falls_silent_is_not_lost_and_not_even_by_the_next_process() {
             delivery: Lane::Peer,
             is_primary: true,
             shares_vm: false,
+            answers_l2: false,
             generation: 1,
         };
         let eip = ip("203.0.113.9");

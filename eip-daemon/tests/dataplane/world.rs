@@ -254,6 +254,7 @@ pub(crate) fn attach_uplink(ifindex: u32) -> Action {
         UplinkState {
             name: "up0".to_owned(),
             mtu: 1500,
+            mac: [0; 6],
         },
     )
 }

@@ -31,6 +31,7 @@ state           programmed
 also wanted by  default/thief
 primary         yes
 lane            peer
+announced       bgp
 port            vm0
 VM MAC          02:00:00:00:00:0a
 MTU             1450

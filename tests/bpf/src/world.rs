@@ -27,6 +27,9 @@ pub const VM_MAC: [u8; 6] = [0x0a, 0, 0, 0, 0, 0xaa];
 /// MAC of the node's side in every binding here.
 pub const DOOR_MAC: [u8; 6] = [0x0a, 0, 0, 0, 0, 0xbb];
 
+/// MAC of every uplink here.
+pub const UPLINK_MAC: [u8; 6] = [0x0a, 0, 0, 0, 0, 0xcc];
+
 /// What a program decided, in the words of both program types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -225,7 +228,12 @@ impl World {
     pub fn uplink(&mut self, ifindex: u32, mtu: u32) {
         let map = self.ebpf.map_mut(map::UPLINKS).expect("map");
         let mut map: HashMap<&mut MapData, u32, Uplink> = map.try_into().expect("a hash map");
-        map.insert(ifindex, Uplink { mtu }, 0).expect("room");
+        let uplink = Uplink {
+            mtu,
+            mac: UPLINK_MAC,
+            reserved: [0; 2],
+        };
+        map.insert(ifindex, uplink, 0).expect("room");
     }
 
     fn put_config(&mut self, config: Config) {

@@ -6,8 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use aya::maps::lpm_trie::Key;
 use eip_common::{
     abi::{
-        ABI_VERSION, BINDING_PRIMARY, BINDING_SHARES_VM, Binding, CONFIG_GATEWAY4, CONFIG_GATEWAY6,
-        Config, Delivery, NET_BYPASS, NET_EIP, Net, VM_MANY_EIPS, VM_STACK_LANE, Vm,
+        ABI_VERSION, BINDING_ANSWER_L2, BINDING_PRIMARY, BINDING_SHARES_VM, Binding,
+        CONFIG_GATEWAY4, CONFIG_GATEWAY6, Config, Delivery, NET_BYPASS, NET_EIP, Net, VM_MANY_EIPS,
+        VM_STACK_LANE, Vm,
     },
     addr::{Ipv4Wire, Ipv6Wire},
 };
@@ -57,6 +58,11 @@ pub(crate) fn binding<A: Wire>(state: &BindingState, slot: u32) -> Option<Bindin
     } else {
         0
     };
+    let answers = if state.answers_l2 {
+        BINDING_ANSWER_L2
+    } else {
+        0
+    };
     Some(Binding {
         vm: A::from_ip(state.vm)?,
         port_ifindex: state.port,
@@ -67,7 +73,7 @@ pub(crate) fn binding<A: Wire>(state: &BindingState, slot: u32) -> Option<Bindin
         vm_mac: state.vm_mac,
         node_mac: state.node_mac,
         delivery: Delivery::from(state.delivery) as u8,
-        flags: primary | shares,
+        flags: primary | shares | answers,
         reserved: [0; 2],
     })
 }
@@ -84,6 +90,7 @@ pub(crate) fn binding_state<A: Wire>(value: &Binding<A>) -> (BindingState, u32) 
         delivery: Lane::from(Delivery::from_byte(value.delivery)),
         is_primary: value.flags & BINDING_PRIMARY != 0,
         shares_vm: value.flags & BINDING_SHARES_VM != 0,
+        answers_l2: value.flags & BINDING_ANSWER_L2 != 0,
         generation: value.generation,
     };
     (state, value.slot)
@@ -190,12 +197,12 @@ mod tests {
     fn binding_of(vm: IpAddr) -> impl Strategy<Value = BindingState> {
         let numbers = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>());
         let macs = (any::<[u8; 6]>(), any::<[u8; 6]>());
-        (numbers, macs, lane(), any::<(bool, bool)>()).prop_map(
+        (numbers, macs, lane(), any::<(bool, bool, bool)>()).prop_map(
             move |(
                 (port, l3, mtu, generation),
                 (vm_mac, node_mac),
                 delivery,
-                (is_primary, shares_vm),
+                (is_primary, shares_vm, answers_l2),
             )| {
                 BindingState {
                     vm,
@@ -207,6 +214,7 @@ mod tests {
                     delivery,
                     is_primary,
                     shares_vm,
+                    answers_l2,
                     generation,
                 }
             },

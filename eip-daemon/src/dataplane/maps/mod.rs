@@ -30,7 +30,7 @@ use family::FamilyMaps;
 use ipnet::IpNet;
 
 use super::{DataPlaneError, inspect::MapFill};
-use crate::model::{BindingState, GatewayState, NetState, Observed, VmState};
+use crate::model::{BindingState, GatewayState, NetState, Observed, UplinkState, VmState};
 
 /// All maps the daemon writes.
 pub(crate) struct Maps {
@@ -72,18 +72,24 @@ impl Maps {
         Ok([self.v4.fill()?, self.v6.fill()?].concat())
     }
 
-    /// The uplink map: ifindex to MTU.
-    pub(crate) fn uplinks(&self) -> Result<BTreeMap<u32, u32>, DataPlaneError> {
+    /// The uplink map, by ifindex.
+    pub(crate) fn uplinks(&self) -> Result<BTreeMap<u32, Uplink>, DataPlaneError> {
         let entries = read_all(map::UPLINKS, self.uplinks.iter())?;
-        Ok(entries
-            .into_iter()
-            .map(|(ifindex, uplink)| (ifindex, uplink.mtu))
-            .collect())
+        Ok(entries.into_iter().collect())
     }
 
     /// Writes an uplink.
-    pub(crate) fn put_uplink(&mut self, ifindex: u32, mtu: u32) -> Result<(), DataPlaneError> {
-        let written = self.uplinks.insert(ifindex, Uplink { mtu }, 0);
+    pub(crate) fn put_uplink(
+        &mut self,
+        ifindex: u32,
+        state: &UplinkState,
+    ) -> Result<(), DataPlaneError> {
+        let value = Uplink {
+            mtu: state.mtu,
+            mac: state.mac,
+            reserved: [0; 2],
+        };
+        let written = self.uplinks.insert(ifindex, value, 0);
         written.map_err(|source| failed(map::UPLINKS, source))
     }
 

@@ -201,6 +201,7 @@ fn a_restart_finds_a_silent_vm_where_its_binding_has_it() {
             delivery: Lane::Peer,
             is_primary: true,
             shares_vm: false,
+            answers_l2: false,
             generation: 1,
         };
         let mut memory = Memory::of_bindings([&binding].into_iter());

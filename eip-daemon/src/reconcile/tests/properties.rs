@@ -66,6 +66,7 @@ fn any_binding() -> impl Strategy<Value = BindingFact> {
         1 => select(vec![DeliveryChoice::Stack, DeliveryChoice::Peer, DeliveryChoice::Xdp])
             .prop_map(Some),
     ];
+    let announce = proptest::option::of(select(vec![Announce::L2, Announce::None]));
     (
         select(vec!["k", "l", "m", "n", "o", "p"]),
         select(EIPS.to_vec()),
@@ -73,13 +74,17 @@ fn any_binding() -> impl Strategy<Value = BindingFact> {
         proptest::option::of(0..3_i64),
         any::<bool>(),
         delivery,
+        announce,
     )
-        .prop_map(|(name, eip, vm, created, primary, delivery)| BindingFact {
-            created,
-            primary,
-            delivery,
-            ..binding(name, eip, vm)
-        })
+        .prop_map(
+            |(name, eip, vm, created, primary, delivery, announce)| BindingFact {
+                created,
+                primary,
+                delivery,
+                announce,
+                ..binding(name, eip, vm)
+            },
+        )
 }
 
 fn any_facts() -> impl Strategy<Value = Facts> {

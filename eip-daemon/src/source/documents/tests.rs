@@ -1,7 +1,7 @@
 //! What people write, and what they are told.
 
 use super::*;
-use crate::model::{DeliveryChoice, VmInterface, VmPhase};
+use crate::model::{Announce, DeliveryChoice, VmInterface, VmPhase};
 
 fn read_yaml(text: &str) -> Reading {
     read(Path::new("some.yaml"), text)
@@ -75,7 +75,7 @@ fn every_field_of_a_binding_is_read() {
     let fact = binding_of(
         "{apiVersion: virteip.github.com/v1, kind: EipBinding, metadata: {name: b, namespace: n, \
          generation: 4, creationTimestamp: '1970-01-01T00:01:40Z'}, \
-         spec: {vmi: v, eip: '2001:db8::5', primary: true, delivery: neigh}}",
+         spec: {vmi: v, eip: '2001:db8::5', primary: true, delivery: neigh, announce: both}}",
     );
     assert_eq!(fact.name, object("n", "b"));
     assert_eq!(fact.vm, object("n", "v"));
@@ -85,6 +85,7 @@ fn every_field_of_a_binding_is_read() {
         (Some(100), 4, true)
     );
     assert_eq!(fact.delivery, Some(DeliveryChoice::Neigh));
+    assert_eq!(fact.announce, Some(Announce::Both));
 }
 
 #[test]
@@ -287,12 +288,17 @@ fn every_wrong_field_is_named_with_its_line_and_its_cure() {
             "typing error",
             format!("{head}  vm: v\n  eip: 10.0.0.3\n"),
             "line 6: spec.vm: no such field (did you mean \"vmi\"?); known are eip, vmi, primary, \
-             delivery, lastHyper, LastIP, jobHistory",
+             delivery, announce, lastHyper, LastIP, jobHistory",
         ),
         (
             "lane",
             format!("{head}  vmi: v\n  eip: 10.0.0.3\n  delivery: fast\n"),
             "line 8: spec.delivery: \"fast\" is not one of auto, peer, neigh, stack, xdp",
+        ),
+        (
+            "announcement",
+            format!("{head}  vmi: v\n  eip: 10.0.0.3\n  announce: arp\n"),
+            "line 8: spec.announce: \"arp\" is not one of bgp, l2, both, none",
         ),
         (
             "wrong type",

@@ -14,6 +14,7 @@ fn request(namespace: &str, name: &str) -> BindRequest {
         vm: "vm1".to_owned(),
         primary: false,
         delivery: None,
+        announce: None,
     }
 }
 
@@ -37,14 +38,15 @@ fn a_binding_is_written_as_it_was_asked_for() {
         eip: "2001:db8::5".parse().unwrap(),
         primary: true,
         delivery: Some(DeliveryChoice::Stack),
+        announce: Some(Announce::L2),
         ..request("tenant", "web")
     };
     let path = bind(directory.path(), &request).unwrap();
     assert_eq!(path, directory.path().join("eipctl-tenant_web.yaml"));
     let fact = read_back(directory.path(), &request);
     assert_eq!(
-        (fact.eip, fact.primary, fact.delivery),
-        (request.eip, true, request.delivery)
+        (fact.eip, fact.primary, fact.delivery, fact.announce),
+        (request.eip, true, request.delivery, request.announce)
     );
     assert_eq!(
         fact.vm,
