@@ -21,8 +21,8 @@ use std::{
 use ipnet::IpNet;
 
 use crate::model::{
-    Announce, BindingFact, BindingState, Desired, Facts, HostRoute, Lane, Location, NetworkView,
-    NodeSettings, ObjectName, Outcome, VmState,
+    Announce, Announcement, BindingFact, BindingState, Desired, Facts, HostRoute, Lane, Location,
+    NetworkView, NodeSettings, ObjectName, Outcome, VmState,
 };
 
 mod lane;
@@ -242,12 +242,22 @@ fn program(
     desired
         .bindings
         .insert(eip, binding_state(candidate, lane, primary, announce));
-    desired.announcements.insert(eip, announce);
     desired.ports.insert(port);
     desired.routes.insert(HostRoute { eip, vm, l3 });
     desired
+        .announcements
+        .insert(eip, announcement(fact, announce));
+    desired
         .outcomes
         .insert(fact.name.clone(), Outcome::Served { vm, note: remark });
+}
+
+fn announcement(fact: &BindingFact, by: Announce) -> Announcement {
+    Announcement {
+        binding: fact.name.clone(),
+        by,
+        preferred_until: None,
+    }
 }
 
 fn binding_state(

@@ -21,6 +21,10 @@ use eip_common::{abi::Delivery, addr::Mac};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+mod announce;
+
+pub use announce::{Announce, Announcement, Announcements};
+
 /// Namespace and name of an object. Shown as `namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectName {
@@ -64,58 +68,6 @@ impl DeliveryChoice {
             Self::Stack => "stack",
             Self::Xdp => "xdp",
         }
-    }
-}
-
-/// How routers and hosts learn that an EIP lives on this node.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Default,
-    Serialize,
-    Deserialize,
-    clap::ValueEnum,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Announce {
-    /// Host routes to BGP peers.
-    #[default]
-    Bgp,
-    /// ARP and neighbour discovery on the uplinks.
-    L2,
-    /// Both.
-    Both,
-    /// Neither: static routes of the operator lead here.
-    None,
-}
-
-impl Announce {
-    /// Name in objects and flags.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Bgp => "bgp",
-            Self::L2 => "l2",
-            Self::Both => "both",
-            Self::None => "none",
-        }
-    }
-
-    /// BGP peers are told.
-    #[must_use]
-    pub const fn includes_bgp(self) -> bool {
-        matches!(self, Self::Bgp | Self::Both)
-    }
-
-    /// The network segments of the uplinks are told.
-    #[must_use]
-    pub const fn includes_l2(self) -> bool {
-        matches!(self, Self::L2 | Self::Both)
     }
 }
 
@@ -555,7 +507,7 @@ pub struct UplinkState {
     pub mac: Mac,
 }
 
-/// Everything of ours in the kernel: what shall be there.
+/// Everything of ours in the kernel: what shall be there, and what the network is told of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Desired {
     /// EIP map.
@@ -577,7 +529,7 @@ pub struct Desired {
     /// Defaults of our table.
     pub table_defaults: BTreeSet<TableDefault>,
     /// How each EIP of `bindings` is to be announced, once it is in the kernel.
-    pub announcements: BTreeMap<IpAddr, Announce>,
+    pub announcements: BTreeMap<IpAddr, Announcement>,
     /// What became of every binding object.
     pub outcomes: BTreeMap<ObjectName, Outcome>,
 }

@@ -170,9 +170,14 @@ pub(crate) fn report() -> Report {
             },
         ),
     ];
+    let announcement = crate::model::Announcement {
+        binding: name("web"),
+        by: Announce::Bgp,
+        preferred_until: None,
+    };
     let desired = crate::model::Desired {
         nets: nets.into(),
-        announcements: [(ip("203.0.113.10"), Announce::Bgp)].into(),
+        announcements: [(ip("203.0.113.10"), announcement)].into(),
         ..Default::default()
     };
     let observed = crate::model::Observed {

@@ -97,7 +97,7 @@ pub(super) fn binding(report: &Report, item: &BindingReport) -> api::Binding {
 fn announce(report: &Report, item: &BindingReport) -> Option<Announce> {
     let is_served = matches!(item.outcome, Outcome::Served { .. });
     let chosen = report.desired.announcements.get(&item.fact.eip);
-    chosen.copied().filter(|_| is_served)
+    chosen.map(|chosen| chosen.by).filter(|_| is_served)
 }
 
 type Explanation = (Option<std::net::IpAddr>, Option<String>, Option<String>);

@@ -8,10 +8,11 @@ use std::{
 };
 
 use crate::{
+    announce::Announcer,
     dataplane::{DataPlane, DataPlaneError},
     model::{
-        Action, BindingState, NetworkView, Observed, PolicyRule, RuleAction, RuleMatch,
-        TableDefault,
+        Action, Announcements, BindingState, NetworkView, Observed, PolicyRule, RuleAction,
+        RuleMatch, TableDefault,
     },
 };
 
@@ -259,5 +260,55 @@ impl DataPlane for FakeKernel {
         }
         applied.push(action.clone());
         Ok(())
+    }
+}
+
+/// What the network has been told.
+#[derive(Default)]
+pub(super) struct Air {
+    /// Announced, or withdrawn and still believed.
+    pub(super) believed: BTreeSet<IpAddr>,
+    pub(super) wanted: Announcements,
+    /// The network takes nothing at the moment.
+    pub(super) is_deaf: bool,
+    /// Announced although it was not in the kernel.
+    pub(super) too_early: BTreeSet<IpAddr>,
+}
+
+/// A network in memory that shares its state with the test. It learns at once, and forgets when the
+/// test lets it.
+#[derive(Clone, Default)]
+pub(super) struct FakeNetwork {
+    air: Arc<Mutex<Air>>,
+}
+
+impl FakeNetwork {
+    pub(super) fn air(&self) -> MutexGuard<'_, Air> {
+        self.air.lock().unwrap()
+    }
+
+    /// Takes what there is to take.
+    pub(super) fn listen(&self) {
+        let mut air = self.air();
+        if air.wanted.is_complete && !air.is_deaf {
+            air.believed = air.wanted.wanted.keys().copied().collect();
+        }
+    }
+}
+
+impl Announcer for FakeNetwork {
+    fn announce(&mut self, wanted: &Announcements) {
+        let mut air = self.air();
+        air.wanted = wanted.clone();
+        for eip in wanted.wanted.keys() {
+            air.believed.insert(*eip);
+            if !wanted.programmed.contains(eip) {
+                air.too_early.insert(*eip);
+            }
+        }
+    }
+
+    fn lingering(&self, leaving: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+        self.air().believed.intersection(leaving).copied().collect()
     }
 }

@@ -7,10 +7,12 @@
 //!
 //! Invariants:
 //! - nothing is removed before the facts are complete;
+//! - what the network is told is in the kernel, and stays there until the network has been told
+//!   otherwise (or a few seconds have passed);
 //! - a failing action stays dirty, is retried with growing pauses, holds back only what relies on it;
 //! - stopping, at any point, leaves everything in the kernel in place.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, watch},
@@ -19,6 +21,7 @@ use tokio::{
 use tracing::{Instrument as _, debug_span, info, warn};
 
 use crate::{
+    announce::{self, Announcer},
     dataplane::{DataPlane, DataPlaneError},
     desired,
     model::{Action, Desired, Facts, NetworkView, NodeSettings, Observed},
@@ -26,6 +29,7 @@ use crate::{
 };
 
 mod depend;
+mod hold;
 mod memory;
 mod narrate;
 mod plan;
@@ -40,6 +44,7 @@ mod tests;
 pub use plan::{Removal, plan};
 
 use depend::Broken;
+use hold::{Farewells, keep};
 use memory::Memory;
 use narrate::{Cause, Line};
 use retry::Failures;
@@ -50,9 +55,11 @@ pub const DEFAULT_RESYNC: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// The loop: look, compute, compare, change, report.
-#[derive(Debug)]
 pub struct Reconciler<D> {
     data_plane: D,
+    announcers: Vec<Box<dyn Announcer>>,
+    /// Some announcer has got further with what lingers.
+    announced: Arc<Notify>,
     facts: watch::Receiver<Facts>,
     settings: Arc<NodeSettings>,
     kernel_events: Arc<Notify>,
@@ -62,6 +69,9 @@ pub struct Reconciler<D> {
     current: Facts,
     memory: Memory,
     failures: Failures,
+    farewells: Farewells,
+    /// A round with complete facts has done what it could: what it wanted is all there is to announce.
+    has_settled: bool,
     /// What was desired when the kernel was last found, or made, to be just that.
     last_clean: Option<Arc<Desired>>,
 }
@@ -88,6 +98,8 @@ impl<D: DataPlane> Reconciler<D> {
         let reconciler = Self {
             current,
             data_plane,
+            announcers: Vec::new(),
+            announced: Arc::new(Notify::new()),
             facts,
             settings,
             kernel_events,
@@ -95,9 +107,23 @@ impl<D: DataPlane> Reconciler<D> {
             report,
             memory: Memory::default(),
             failures: Failures::default(),
+            farewells: Farewells::default(),
+            has_settled: false,
             last_clean: None,
         };
         (reconciler, reports)
+    }
+
+    /// Tells the network by these means. They say through `announced` that something that lingered
+    /// may be gone.
+    #[must_use]
+    pub fn with_announcers(
+        mut self,
+        announcers: Vec<Box<dyn Announcer>>,
+        announced: Arc<Notify>,
+    ) -> Self {
+        (self.announcers, self.announced) = (announcers, announced);
+        self
     }
 
     /// Looks at the kernel at least this often.
@@ -113,11 +139,12 @@ impl<D: DataPlane> Reconciler<D> {
         while !is_stopping(&shutdown) {
             let span = debug_span!("reconcile", round = self.report.borrow().rounds + 1);
             self.round(&shutdown).instrument(span).await;
-            let resync = Instant::now() + self.resync;
-            let deadline = self
-                .failures
-                .next_try()
-                .map_or(resync, |retry| retry.min(resync));
+            let now = Instant::now();
+            let due = [self.failures.next_try(), self.farewells.next_deadline()];
+            let deadline = due
+                .into_iter()
+                .flatten()
+                .fold(now + self.resync, Instant::min);
             tokio::select! {
                 () = stopped(&mut shutdown) => return,
                 changed = self.facts.changed(), if has_source => {
@@ -125,6 +152,7 @@ impl<D: DataPlane> Reconciler<D> {
                     self.take_facts();
                 }
                 () = kernel_change(&self.kernel_events) => {}
+                () = self.announced.notified() => {}
                 () = time::sleep_until(deadline) => {}
             }
         }
@@ -178,7 +206,11 @@ impl<D: DataPlane> Reconciler<D> {
         let is_drift = removal == Removal::Allowed && self.last_clean.as_ref() == Some(&desired);
         let cause = if is_drift { Cause::Drift } else { Cause::Wish };
 
-        let actions = plan(&desired, &observed, removal);
+        // What leaves is withdrawn first; it goes when nothing of it lingers.
+        self.announce(&desired, &observed);
+        let held = self.held(&desired, &observed, removal);
+        let kept = keep(&desired, &observed, &held);
+        let actions = plan(&kept, &observed, removal);
         self.failures.retain(&actions);
         let done = self
             .perform(&actions, &observed, &report.view, cause, shutdown)
@@ -186,12 +218,14 @@ impl<D: DataPlane> Reconciler<D> {
         if cause == Cause::Drift {
             report.repairs += done;
         }
-        let is_clean = if actions.is_empty() {
-            removal == Removal::Allowed
-        } else {
+        if !actions.is_empty() {
             observed = self.data_plane.observe().await?;
-            plan(&desired, &observed, Removal::Allowed).is_empty() && removal == Removal::Allowed
-        };
+        }
+        let is_clean = removal == Removal::Allowed
+            && (actions.is_empty() || plan(&kept, &observed, Removal::Allowed).is_empty())
+            && held.is_empty();
+        self.has_settled |= removal == Removal::Allowed;
+        self.announce(&desired, &observed);
         report.observed = Arc::new(observed);
         report.in_sync = is_clean;
         if is_clean {
@@ -221,6 +255,30 @@ impl<D: DataPlane> Reconciler<D> {
             observed,
             removal,
         })
+    }
+
+    fn announce(&mut self, desired: &Desired, observed: &Observed) {
+        if self.announcers.is_empty() {
+            return;
+        }
+        let wanted = announce::wanted(desired, observed, self.has_settled);
+        for announcer in &mut self.announcers {
+            announcer.announce(&wanted);
+        }
+    }
+
+    /// EIPs that the network may still send here, although they shall go.
+    fn held(
+        &mut self,
+        desired: &Desired,
+        observed: &Observed,
+        removal: Removal,
+    ) -> BTreeSet<IpAddr> {
+        if self.announcers.is_empty() || removal == Removal::Deferred {
+            return BTreeSet::new();
+        }
+        self.farewells
+            .held(desired, observed, &self.announcers, Instant::now())
     }
 
     /// Does what can be done and returns how many changes were made.
@@ -267,6 +325,14 @@ impl<D: DataPlane> Reconciler<D> {
                 false
             }
         }
+    }
+}
+
+impl<D> fmt::Debug for Reconciler<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reconciler")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 

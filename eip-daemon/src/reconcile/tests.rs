@@ -7,10 +7,12 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     Reconciler,
-    fake::{FakeKernel, violations},
+    fake::{FakeKernel, FakeNetwork, violations},
+    hold::{PATIENCE, keep},
     plan::{Removal, plan},
 };
 use crate::{
+    announce::Announcer,
     desired,
     model::{
         Action, Announce, BindingFact, DefaultRoute, DeliveryChoice, Facts, HostRoute, Link,
@@ -20,6 +22,7 @@ use crate::{
     report::Report,
 };
 
+mod farewells;
 mod properties;
 mod rounds;
 
@@ -185,6 +188,7 @@ pub(super) fn facts(bindings: Vec<BindingFact>, vms: Vec<VmFact>) -> Facts {
 /// A reconciler with everything around it.
 pub(super) struct Bench {
     pub(super) kernel: FakeKernel,
+    pub(super) network: FakeNetwork,
     pub(super) facts: watch::Sender<Facts>,
     pub(super) reports: watch::Receiver<Arc<Report>>,
     reconciler: Reconciler<FakeKernel>,
@@ -199,8 +203,13 @@ impl Bench {
         Self::on(kernel, initial)
     }
 
-    /// A new process on a kernel that stands.
+    /// A new process on a kernel that stands, in a network that believes nothing.
     pub(super) fn on(kernel: FakeKernel, initial: Facts) -> Self {
+        Self::between(kernel, FakeNetwork::default(), initial)
+    }
+
+    /// A new process between a kernel and a network that have been there before.
+    pub(super) fn between(kernel: FakeKernel, network: FakeNetwork, initial: Facts) -> Self {
         let (facts, receiver) = watch::channel(initial);
         let (running, shutdown) = watch::channel(false);
         let (reconciler, reports) = Reconciler::new(
@@ -209,8 +218,11 @@ impl Bench {
             Arc::new(settings()),
             Arc::new(Notify::new()),
         );
+        let announcers: Vec<Box<dyn Announcer>> = vec![Box::new(network.clone())];
+        let reconciler = reconciler.with_announcers(announcers, Arc::new(Notify::new()));
         Self {
             kernel,
+            network,
             facts,
             reports,
             reconciler,
@@ -219,8 +231,23 @@ impl Bench {
         }
     }
 
-    /// One round; what was done in it.
+    /// One round in a network that listens before and after; what was done in it. What has to be
+    /// withdrawn first is so at once.
     pub(super) async fn round(&mut self) -> Vec<Action> {
+        let mut done = self.deaf_round().await;
+        self.network.listen();
+        if self.network.air().is_deaf {
+            return done;
+        }
+        let held = self.report();
+        if !held.in_sync && held.failing.is_empty() && held.facts_complete {
+            done.extend(self.deaf_round().await);
+        }
+        done
+    }
+
+    /// One round; what was done in it.
+    pub(super) async fn deaf_round(&mut self) -> Vec<Action> {
         self.kernel.world().applied.clear();
         self.reconciler.take_facts();
         self.reconciler.round(&self.shutdown).await;

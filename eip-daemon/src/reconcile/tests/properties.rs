@@ -364,6 +364,56 @@ proptest! {
         prop_assert_eq!(plan(&desired, &after, Removal::Deferred), []);
     }
 
+    /// Any part of what leaves may be held, in any state the rest may be in.
+    #[test]
+    fn what_is_held_stays_reachable_and_everything_else_becomes_as_desired(
+        Change { before: (facts1, view1), after: (facts2, view2) } in any_change(),
+        mask in any::<u32>(),
+    ) {
+        let mut observed = settled(&facts1, &view1);
+        let desired = desired::compute(&facts2, &settings(), &view2);
+        let held: BTreeSet<IpAddr> = observed
+            .bindings
+            .keys()
+            .enumerate()
+            .filter(|(position, eip)| {
+                mask & (1 << position) != 0 && !desired.bindings.contains_key(*eip)
+            })
+            .map(|(_, eip)| *eip)
+            .collect();
+        let vms: Vec<(IpAddr, IpAddr)> =
+            held.iter().map(|eip| (*eip, observed.bindings[eip].0.vm)).collect();
+        let kept = keep(&desired, &observed, &held);
+        let actions = plan(&kept, &observed, Removal::Allowed);
+        let mut world = observed.clone();
+        for action in &actions {
+            let before = violations(&world);
+            apply(&mut world, action);
+            let introduced: BTreeSet<_> =
+                violations(&world).difference(&before).cloned().collect();
+            prop_assert_eq!(introduced, BTreeSet::new(), "{:#?}", actions);
+            for (eip, vm) in &vms {
+                prop_assert_eq!(world.bindings.get(eip).map(|(is, _)| is.vm), Some(*vm));
+                let has_route = |observed: &Observed| {
+                    observed.routes.iter().any(|route| (route.eip, route.vm) == (*eip, *vm))
+                };
+                prop_assert_eq!(has_route(&world), has_route(&observed));
+            }
+        }
+        prop_assert_eq!(plan(&kept, &world, Removal::Allowed), []);
+        for eip in world.bindings.keys() {
+            prop_assert!(held.contains(eip) || desired.bindings.contains_key(eip));
+        }
+        for eip in desired.bindings.keys() {
+            prop_assert!(world.bindings.contains_key(eip));
+        }
+        observed = world;
+        let actions = plan(&desired, &observed, Removal::Allowed);
+        let introduced = carry_out(&mut observed, &actions);
+        prop_assert_eq!(introduced, BTreeSet::new(), "{:#?}", actions);
+        prop_assert!(is_as_desired(&observed, &facts2, &view2));
+    }
+
     #[test]
     fn an_eip_and_a_vm_address_have_one_owner((facts, view) in (any_facts(), any_view())) {
         let desired = desired::compute(&facts, &settings(), &view);
@@ -396,6 +446,8 @@ enum Event {
     Faults(u32),
     Crash,
     Pause(u64),
+    /// The network takes nothing, or listens again.
+    Deaf(bool),
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -407,6 +459,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => (0..4_u32).prop_map(Event::Faults),
         1 => Just(Event::Crash),
         1 => (0..40_000_u64).prop_map(Event::Pause),
+        2 => any::<bool>().prop_map(Event::Deaf),
     ]
 }
 
@@ -426,6 +479,8 @@ async fn live(events: Vec<Event>) -> Result<(), TestCaseError> {
         complete: true,
         ..Facts::default()
     };
+    // What was on its way out while time went by: patience may have ended.
+    let mut given_up = BTreeSet::new();
     for event in events {
         let is_damage = matches!(event, Event::Damage(_));
         match event {
@@ -434,15 +489,35 @@ async fn live(events: Vec<Event>) -> Result<(), TestCaseError> {
             Event::View(view) => bench.kernel.world().view = view,
             Event::Damage(damage) => do_damage(&mut bench.kernel.world().observed, &damage),
             Event::Faults(every) => bench.kernel.world().fails = fault(every),
-            Event::Crash => bench = Bench::on(bench.kernel.clone(), Facts::default()),
+            Event::Crash => {
+                let (kernel, network) = (bench.kernel.clone(), bench.network.clone());
+                bench = Bench::between(kernel, network, Facts::default());
+            }
+            Event::Deaf(is_deaf) => bench.network.air().is_deaf = is_deaf,
             Event::Pause(millis) => {
+                let air = bench.network.air().believed.clone();
+                let wanted = bench.network.air().wanted.wanted.clone();
+                given_up.extend(air.into_iter().filter(|eip| !wanted.contains_key(eip)));
                 tokio::time::advance(std::time::Duration::from_millis(millis)).await;
             }
         }
         bench.facts.send_replace(last.clone());
         bench.kernel.world().introduced.clear();
         let was_good = violations(&bench.kernel.world().observed).is_empty();
-        bench.round().await;
+        let before = bench.kernel.world().observed.bindings.clone();
+        bench.deaf_round().await;
+        // What the network believes goes only when there was time to tell it. (One that changes
+        // hands can get stuck half-way by a fault.)
+        if was_good && !is_damage {
+            let after = bench.kernel.world().observed.bindings.clone();
+            for eip in before.keys().filter(|eip| !after.contains_key(*eip)) {
+                let is_believed = bench.network.air().believed.contains(eip);
+                let is_leaving = !bench.report().desired.bindings.contains_key(eip);
+                let is_bad = is_leaving && is_believed && !given_up.contains(eip);
+                prop_assert!(!is_bad, "{}", eip);
+            }
+        }
+        bench.network.listen();
         if was_good && !is_damage {
             prop_assert_eq!(
                 &bench.kernel.world().introduced,
@@ -451,6 +526,7 @@ async fn live(events: Vec<Event>) -> Result<(), TestCaseError> {
         }
     }
     bench.kernel.world().fails = None;
+    bench.network.air().is_deaf = false;
     for _ in 0..4 {
         tokio::time::advance(std::time::Duration::from_secs(31)).await;
         bench.round().await;
@@ -466,6 +542,15 @@ async fn live(events: Vec<Event>) -> Result<(), TestCaseError> {
         .iter()
         .map(|(eip, (state, _))| (*eip, state.clone()));
     prop_assert!(bindings.eq(report.desired.bindings.clone()));
+    prop_assert_eq!(&bench.network.air().too_early, &BTreeSet::new());
+    prop_assert!(
+        bench
+            .network
+            .air()
+            .believed
+            .iter()
+            .eq(report.desired.bindings.keys())
+    );
     Ok(())
 }
 
