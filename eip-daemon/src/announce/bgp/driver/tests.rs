@@ -246,7 +246,8 @@ fn open(router_id: Ipv4Addr) -> Open {
     };
     Open {
         asn: 65001,
-        hold_time_s: 9,
+        // Longer than any test on a loaded machine: the hand sends no KEEPALIVE after the first.
+        hold_time_s: 180,
         router_id,
         capabilities,
     }
