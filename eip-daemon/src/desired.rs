@@ -126,9 +126,10 @@ struct Candidate<'a> {
     location: Location,
 }
 
-/// Older first; without a creation time younger than with one; then by name.
-fn seniority(fact: &BindingFact) -> (i64, &ObjectName) {
-    (fact.created.unwrap_or(i64::MAX), &fact.name)
+/// Older first; without a creation time (written by hand) older than with one, so that what
+/// `eipctl bind` adds, which is stamped with the present, takes nothing from it; then by name.
+fn seniority(fact: &BindingFact) -> (Option<i64>, &ObjectName) {
+    (fact.created, &fact.name)
 }
 
 /// Decides the fate of every binding, oldest first.

@@ -123,7 +123,7 @@ pub struct BindingFact {
     pub eip: IpAddr,
     /// The VM, in the same namespace.
     pub vm: ObjectName,
-    /// `metadata.creationTimestamp` in seconds since the epoch; objects without one are younger
+    /// `metadata.creationTimestamp` in seconds since the epoch; objects without one are older
     /// than those with one and ordered by name among themselves.
     pub created: Option<i64>,
     /// `metadata.generation`.

@@ -20,7 +20,7 @@ pub(super) struct Targets<'a> {
 impl<'a> Targets<'a> {
     pub(super) fn new(vms: &'a [VmFact], settings: &'a NodeSettings) -> Self {
         let mut here: Vec<&VmFact> = vms.iter().filter(|vm| is_here(vm, settings)).collect();
-        here.sort_by_key(|vm| (vm.created.unwrap_or(i64::MAX), &vm.name));
+        here.sort_by_key(|vm| (vm.created, &vm.name));
         let mut owners = BTreeMap::new();
         for vm in here {
             for address in [Family::V4, Family::V6]

@@ -399,7 +399,12 @@ fn the_oldest_binding_holds_the_eip_and_the_loser_learns_by_whom() {
     };
     for (name, first, second, winner) in [
         ("older wins", with("x", Some(5)), with("a", Some(6)), "x"),
-        ("age beats none", with("x", Some(5)), with("a", None), "x"),
+        (
+            "by hand beats stamped",
+            with("x", None),
+            with("a", Some(5)),
+            "x",
+        ),
         (
             "tie goes by name",
             with("x", Some(5)),
@@ -433,7 +438,10 @@ fn a_waiting_or_distant_holder_keeps_its_eip_and_a_refused_one_does_not() {
         created: Some(1),
         ..binding("older", "203.0.113.10", vm)
     };
-    let younger = || binding("younger", "203.0.113.10", "c");
+    let younger = || BindingFact {
+        created: Some(2),
+        ..binding("younger", "203.0.113.10", "c")
+    };
     for (name, vms, is_held) in [
         ("waiting", vec![vm("c", &["10.244.9.3"])], true),
         (
@@ -660,7 +668,7 @@ fn the_express_lane_is_for_vms_with_one_eip_and_nodes_with_xdp() {
 #[test]
 fn the_primary_is_the_one_that_says_so_else_the_oldest() {
     let with = |name, eip, created, primary| BindingFact {
-        created: Some(created),
+        created,
         primary,
         ..binding(name, eip, "a")
     };
@@ -668,25 +676,33 @@ fn the_primary_is_the_one_that_says_so_else_the_oldest() {
         (
             "oldest",
             vec![
-                with("x", "203.0.113.12", 1, false),
-                with("y", "203.0.113.11", 2, false),
+                with("x", "203.0.113.12", Some(1), false),
+                with("y", "203.0.113.11", Some(2), false),
+            ],
+            "203.0.113.12",
+        ),
+        (
+            "a bind added to a document written by hand",
+            vec![
+                with("x", "203.0.113.12", None, false),
+                with("b", "203.0.113.11", Some(2), false),
             ],
             "203.0.113.12",
         ),
         (
             "spec",
             vec![
-                with("x", "203.0.113.12", 1, false),
-                with("y", "203.0.113.11", 2, true),
+                with("x", "203.0.113.12", Some(1), false),
+                with("y", "203.0.113.11", Some(2), true),
             ],
             "203.0.113.11",
         ),
         (
             "oldest of several",
             vec![
-                with("x", "203.0.113.12", 1, false),
-                with("y", "203.0.113.11", 2, true),
-                with("z", "203.0.113.13", 3, true),
+                with("x", "203.0.113.12", Some(1), false),
+                with("y", "203.0.113.11", Some(2), true),
+                with("z", "203.0.113.13", Some(3), true),
             ],
             "203.0.113.11",
         ),
