@@ -45,9 +45,15 @@ pub mod map {
     pub const REASONS: &str = "REASONS_V1";
     /// [`super::EipReasonKey`] to a packet count, per CPU, least recently used go first.
     pub const EIP_REASONS: &str = "EIP_REASONS_V1";
+    /// One [`super::Watch`] at index 0: which packets somebody wants to see.
+    pub const WATCH: &str = "WATCH_V1";
+    /// Ring buffer of [`super::Sample`].
+    pub const SAMPLES: &str = "SAMPLES_V1";
+    /// One [`super::Quota`] at index 0, per CPU.
+    pub const QUOTA: &str = "QUOTA_V1";
 
     /// Every map, in the order an operator would look at them.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 18] = [
         EIP4,
         EIP6,
         VM4,
@@ -63,6 +69,9 @@ pub mod map {
         TRAFFIC,
         REASONS,
         EIP_REASONS,
+        WATCH,
+        SAMPLES,
+        QUOTA,
     ];
 }
 
@@ -94,6 +103,9 @@ pub const MAX_FRAGMENTS: u32 = 4096;
 pub const MAX_UPLINKS: u32 = 64;
 /// Entries of the per-binding reason map.
 pub const MAX_EIP_REASONS: u32 = 16_384;
+
+/// Bytes of the ring buffer of samples: a power of two, and whole pages of any size in use.
+pub const SAMPLES_BYTES: u32 = 256 * 1024;
 
 /// How a packet reaches the VM. Kept as a plain byte in [`Binding::delivery`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,7 +309,7 @@ pub struct Traffic {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct EipReasonKey {
-    /// Slot of the binding.
+    /// Slot of the binding; with [`BY_PORT`], the ifindex of the port the sender is behind.
     pub slot: u32,
     /// [`crate::reason::Hook`] as a byte.
     pub hook: u8,
@@ -305,6 +317,98 @@ pub struct EipReasonKey {
     pub reason: u8,
     /// Zero.
     pub reserved: [u8; 2],
+}
+
+/// In [`EipReasonKey::slot`]: the rest is an ifindex. A sender that pretends to be somebody else is known
+/// by its port alone. Versions that do not know this bit see a slot nobody has.
+pub const BY_PORT: u32 = 1 << 31;
+
+/// [`Sample::slot`] of a packet that concerns no binding, and [`Watch::slot`] of everybody's packets.
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// Which packets the programs write samples of. All zero: none, and that is one comparison per packet.
+/// Value of `WATCH`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Watch {
+    /// Until when, in nanoseconds of `CLOCK_MONOTONIC`. Renewed while somebody looks, so that nothing is
+    /// left on by a daemon that is gone.
+    pub until: u64,
+    /// A bit for every [`crate::reason::Reason`].
+    pub reasons: u64,
+    /// A bit for every [`crate::reason::Hook`].
+    pub hooks: u32,
+    /// Only packets of this binding, or on [`Self::port`]; [`NO_SLOT`]: of everybody.
+    pub slot: u32,
+    /// Port of the VM behind that binding; 0 without one.
+    pub port: u32,
+    /// Samples a CPU may write in one window of 2^30 ns.
+    pub rate: u32,
+}
+
+/// Bytes of a packet in a [`Sample`]: every header there may be, and an ICMP error's quote.
+pub const SAMPLE_HEAD: usize = 112;
+
+/// A packet as a program left it. Entry of `SAMPLES`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Sample {
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// The interface the program runs on.
+    pub ifindex: u32,
+    /// Counter slot of the binding it concerns, or [`NO_SLOT`].
+    pub slot: u32,
+    /// Length of the frame.
+    pub len: u32,
+    /// Bytes of [`Self::head`] that are of the frame. Even.
+    pub captured: u16,
+    /// [`crate::reason::Hook`] as a byte.
+    pub hook: u8,
+    /// [`crate::reason::Reason`] as a byte.
+    pub reason: u8,
+    /// The beginning of the frame.
+    pub head: [u8; SAMPLE_HEAD],
+}
+
+impl Sample {
+    /// A sample as the ring buffer holds it; `None` for anything shorter.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let at = |offset: usize| bytes.get(offset..);
+        let word = |offset| at(offset)?.first_chunk().copied().map(u32::from_ne_bytes);
+        Some(Self {
+            time: u64::from_ne_bytes(*bytes.first_chunk()?),
+            ifindex: word(8)?,
+            slot: word(12)?,
+            len: word(16)?,
+            captured: u16::from_ne_bytes(*at(20)?.first_chunk()?),
+            hook: *bytes.get(22)?,
+            reason: *bytes.get(23)?,
+            head: *at(24)?.first_chunk()?,
+        })
+    }
+
+    /// The bytes of the frame in it.
+    #[must_use]
+    pub fn frame(&self) -> &[u8] {
+        let captured = usize::from(self.captured).min(SAMPLE_HEAD);
+        self.head.get(..captured).unwrap_or_default()
+    }
+}
+
+/// What one CPU has written. Value of `QUOTA`, per CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Quota {
+    /// The window that [`Self::taken`] counts.
+    pub window: u64,
+    /// Samples that were not written: over the rate, or no room in the ring buffer.
+    pub lost: u64,
+    /// Samples written in this window.
+    pub taken: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Sizes are part of the ABI: a change here means a new [`ABI_VERSION`]. Since no type has padding,
@@ -326,6 +430,9 @@ const _: () = {
     size_is::<Config>(4 * 4 + 4 + 16);
     size_is::<Traffic>(4 * 8);
     size_is::<EipReasonKey>(4 + 1 + 1 + 2);
+    size_is::<Watch>(8 + 8 + 4 * 4);
+    size_is::<Sample>(8 + 3 * 4 + 2 + 1 + 1 + SAMPLE_HEAD);
+    size_is::<Quota>(8 + 8 + 4 + 4);
 };
 
 #[cfg(test)]

@@ -6,7 +6,9 @@
 
 use aya::Pod;
 
-use crate::abi::{Binding, Config, EipReasonKey, FlowKey, FragmentKey, Net, Traffic, Uplink, Vm};
+use crate::abi::{
+    Binding, Config, EipReasonKey, FlowKey, FragmentKey, Net, Quota, Traffic, Uplink, Vm, Watch,
+};
 
 // SAFETY: integers and byte arrays in repr(C) without padding, sizes asserted in `abi`.
 unsafe impl<A: Pod> Pod for Binding<A> {}
@@ -26,3 +28,7 @@ unsafe impl Pod for Config {}
 unsafe impl Pod for Traffic {}
 // SAFETY: as above.
 unsafe impl Pod for EipReasonKey {}
+// SAFETY: as above.
+unsafe impl Pod for Watch {}
+// SAFETY: as above.
+unsafe impl Pod for Quota {}

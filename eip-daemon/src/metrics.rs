@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use eip_common::reason::Direction;
+use eip_common::{abi::BY_PORT, reason::Direction};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text},
@@ -17,7 +17,7 @@ use prometheus_client::{
 use crate::{
     ctl::{phases, state::AgentState},
     dataplane::{DataPlaneError, SlotReasonCount},
-    report::Report,
+    report::{DURATION_BOUNDS, Durations, Report},
 };
 
 /// The media type of [`scrape`].
@@ -93,7 +93,22 @@ impl AgentCollector {
         let help = "Duration of the last comparison with the kernel";
         let name = "eip_reconcile_last_duration_seconds";
         page.family(name, help, MetricType::Gauge)?
-            .encode_gauge(&report.last_round.as_secs_f64())
+            .encode_gauge(&report.last_round.as_secs_f64())?;
+        let help = "Durations of the comparisons with the kernel";
+        let Durations { counts, sum } = report.durations;
+        let bounds = DURATION_BOUNDS.into_iter().chain([f64::INFINITY]);
+        let buckets: Vec<_> = bounds.zip(counts).collect();
+        page.family(
+            "eip_reconcile_duration_seconds",
+            help,
+            MetricType::Histogram,
+        )?
+        .encode_histogram::<NoLabelSet>(
+            sum.as_secs_f64(),
+            counts.iter().sum(),
+            &buckets,
+            None,
+        )
     }
 
     fn packets(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -133,29 +148,33 @@ impl AgentCollector {
         Ok(())
     }
 
-    /// What happened to packets of an elastic IP that were not simply carried.
+    /// What happened to packets of an elastic IP that were not simply carried, and what its VM sent as
+    /// somebody else.
     fn exceptions(&self, page: &mut Page<'_>, report: &Report) -> fmt::Result {
-        let owners = report.bindings.iter();
-        let owners = owners.filter_map(|item| Some((item.slot?, item.fact.eip.to_string())));
-        let owners: BTreeMap<u32, String> = owners.collect();
         let read = self.state.counters.all_binding_reasons();
         let counts = page.readable(read).unwrap_or_default();
+        let bound = report.bindings.iter();
+        let slots = bound.filter_map(|item| Some((item.slot?, item.fact.eip.to_string())));
         let help = "Packets of an elastic IP that were not simply carried";
-        let mut family = page.family("eip_binding_exceptions", help, MetricType::Counter)?;
-        for SlotReasonCount { slot, count } in counts {
-            let Some(eip) = owners.get(&slot) else {
-                continue;
-            };
-            let labels = [
-                ("eip", eip.as_str()),
-                ("direction", count.hook.direction().name()),
-                ("hook", count.hook.name()),
-                ("reason", count.reason.name()),
-                ("class", count.reason.class().name()),
-            ];
-            add(&mut family, &labels, count.packets)?;
-        }
-        Ok(())
+        add_reasons(
+            page,
+            "eip_binding_exceptions",
+            help,
+            &slots.collect(),
+            &counts,
+        )?;
+        let primary = report.bindings.iter().filter_map(|item| {
+            let state = item.programmed.as_ref().filter(|state| state.is_primary)?;
+            Some((BY_PORT | state.port, item.fact.eip.to_string()))
+        });
+        let help = "Dropped packets that the VM of an elastic IP sent as somebody else";
+        add_reasons(
+            page,
+            "eip_binding_impostures",
+            help,
+            &primary.collect(),
+            &counts,
+        )
     }
 
     fn traffic(
@@ -254,6 +273,31 @@ fn add_both_ways(
     Ok(())
 }
 
+/// Counters by reason, of those that somebody owns.
+fn add_reasons(
+    page: &mut Page<'_>,
+    name: &str,
+    help: &str,
+    owners: &BTreeMap<u32, String>,
+    counts: &[SlotReasonCount],
+) -> fmt::Result {
+    let mut family = page.family(name, help, MetricType::Counter)?;
+    for SlotReasonCount { slot, count } in counts {
+        let Some(eip) = owners.get(slot) else {
+            continue;
+        };
+        let labels = [
+            ("eip", eip.as_str()),
+            ("direction", count.hook.direction().name()),
+            ("hook", count.hook.name()),
+            ("reason", count.reason.name()),
+            ("class", count.reason.class().name()),
+        ];
+        add(&mut family, &labels, count.packets)?;
+    }
+    Ok(())
+}
+
 fn count(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
@@ -271,6 +315,11 @@ mod tests {
             "eip_reconcile_rounds_total 42",
             "eip_reconcile_repairs_total 3",
             "eip_reconcile_last_duration_seconds 0.0015",
+            "eip_reconcile_duration_seconds_sum 0.0015",
+            "eip_reconcile_duration_seconds_bucket{le=\"0.001\"} 0",
+            "eip_reconcile_duration_seconds_bucket{le=\"0.0025\"} 1",
+            "eip_reconcile_duration_seconds_bucket{le=\"10.0\"} 1",
+            "eip_reconcile_duration_seconds_bucket{le=\"+Inf\"} 1",
             "eip_bindings{state=\"programmed\"} 1",
             "eip_bindings{state=\"pending\"} 0",
             "eip_binding_packets_total{eip=\"203.0.113.10\",direction=\"ingress\"} 1000",
@@ -282,6 +331,8 @@ mod tests {
              reason=\"spoofed-vm\",class=\"drop\"} 3",
             "eip_binding_exceptions_total{eip=\"203.0.113.10\",direction=\"egress\",\
              hook=\"door-out\",reason=\"spoofed-vm\",class=\"drop\"} 3",
+            "eip_binding_impostures_total{eip=\"203.0.113.10\",direction=\"egress\",\
+             hook=\"door-out\",reason=\"spoofed-eip\",class=\"drop\"} 7",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
         }

@@ -485,6 +485,23 @@ pub struct PolicyRule {
     pub action: RuleAction,
 }
 
+/// As `ip rule` writes it.
+impl fmt::Display for PolicyRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.priority)?;
+        match &self.matches {
+            RuleMatch::ArrivingFor { iif, to } => write!(f, "to {to} iif {iif} ")?,
+            RuleMatch::From(net) => write!(f, "from {net} ")?,
+            RuleMatch::To(net) => write!(f, "to {net} ")?,
+        }
+        match &self.action {
+            RuleAction::MainWithoutDefault => f.write_str("lookup main suppress_prefixlength 0"),
+            RuleAction::Table(table) => write!(f, "lookup {table}"),
+            RuleAction::Unreachable => f.write_str("unreachable"),
+        }
+    }
+}
+
 /// `default via gateway dev uplink` in our own table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TableDefault {

@@ -40,6 +40,33 @@ pub struct FailingAction {
     pub attempts: u64,
 }
 
+/// Upper bounds of the buckets of [`Durations`], in seconds.
+pub const DURATION_BOUNDS: [f64; 9] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
+
+/// How long rounds took since start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Durations {
+    /// Rounds not longer than the bound of the same place, and longer than the one before. The last
+    /// place counts the longest.
+    pub counts: [u64; DURATION_BOUNDS.len() + 1],
+    /// All of them together.
+    pub sum: Duration,
+}
+
+impl Durations {
+    /// With one more round.
+    #[must_use]
+    pub fn and(mut self, duration: Duration) -> Self {
+        let seconds = duration.as_secs_f64();
+        let place = DURATION_BOUNDS.iter().position(|bound| seconds <= *bound);
+        if let Some(count) = self.counts.get_mut(place.unwrap_or(DURATION_BOUNDS.len())) {
+            *count += 1;
+        }
+        self.sum += duration;
+        self
+    }
+}
+
 /// State after a round.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
@@ -53,6 +80,8 @@ pub struct Report {
     pub repairs: u64,
     /// Duration of the last round.
     pub last_round: Duration,
+    /// Durations of all rounds.
+    pub durations: Durations,
     /// Every binding object.
     pub bindings: Vec<BindingReport>,
     /// Documents nobody could read.
@@ -69,4 +98,21 @@ pub struct Report {
     pub view: Arc<NetworkView>,
     /// The settings in force; `None` before the first round.
     pub settings: Option<Arc<NodeSettings>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Durations;
+
+    #[test]
+    fn every_round_is_counted_in_one_bucket() {
+        let all = [0, 1, 2, 90, 3_600_000]
+            .map(Duration::from_millis)
+            .into_iter()
+            .fold(Durations::default(), Durations::and);
+        assert_eq!(all.counts, [2, 1, 0, 0, 0, 1, 0, 0, 0, 1]);
+        assert_eq!(all.sum, Duration::from_millis(3_600_093));
+    }
 }

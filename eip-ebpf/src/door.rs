@@ -68,7 +68,7 @@ pub(crate) fn leave<A: Family>(skb: &Skb<'_>) -> Verdict {
         return leave_unbound(source);
     };
     if vm.port_ifindex != skb.ifindex() {
-        return Verdict::of_binding(Reason::SpoofedVm, vm.slot);
+        return Verdict::spoofed(Reason::SpoofedVm, Some(vm.slot));
     }
     let Ok(headers) = A::headers(skb) else {
         return Verdict::of_binding(Reason::Malformed, vm.slot);
@@ -100,8 +100,9 @@ pub(crate) fn leave<A: Family>(skb: &Skb<'_>) -> Verdict {
 /// The sender is no bound VM: it may not be an EIP either.
 #[inline(always)]
 fn leave_unbound<A: Family>(source: A) -> Verdict {
-    if A::net(source) & NET_EIP != 0 || A::binding(source).is_some() {
-        return Verdict::of(Reason::SpoofedEip);
+    let slot = A::binding(source).map(|binding| binding.slot);
+    if slot.is_some() || A::net(source) & NET_EIP != 0 {
+        return Verdict::spoofed(Reason::SpoofedEip, slot);
     }
     Verdict::of(Reason::NotBound)
 }

@@ -68,7 +68,7 @@ fn eip_uplink_xdp(context: XdpContext) -> u32 {
         Carries::Ipv6 => Verdict::of(Reason::Ipv6),
         Carries::Other => Verdict::of(Reason::NotIp),
     };
-    verdict.finish_xdp(Hook::UplinkXdp)
+    verdict.finish_xdp(Hook::UplinkXdp, &frame)
 }
 
 /// tc ingress on an uplink.
@@ -80,7 +80,7 @@ fn eip_uplink_tc(context: TcContext) -> i32 {
         Carries::Ipv6 => Verdict::of(Reason::Ipv6),
         Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
     };
-    verdict.finish_tc(Hook::UplinkTc)
+    verdict.finish_tc(Hook::UplinkTc, &skb)
 }
 
 /// tc egress on a VM's port.
@@ -92,7 +92,7 @@ fn eip_door_in(context: TcContext) -> i32 {
         Carries::Ipv6 => Verdict::of(Reason::Ipv6),
         Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
     };
-    verdict.finish_tc(Hook::DoorIn)
+    verdict.finish_tc(Hook::DoorIn, &skb)
 }
 
 /// tc ingress on a VM's port.
@@ -104,7 +104,7 @@ fn eip_door_out(context: TcContext) -> i32 {
         Carries::Ipv6 => Verdict::of(Reason::Ipv6),
         Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
     };
-    verdict.finish_tc(Hook::DoorOut)
+    verdict.finish_tc(Hook::DoorOut, &skb)
 }
 
 /// A panic that could be reached would loop, and a loop without end fails verification.

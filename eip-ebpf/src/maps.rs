@@ -4,15 +4,19 @@
 //! read once and then consistent with itself. The programs write flows, fragments and counters;
 //! everything else only the daemon writes.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap, PerCpuArray, lpm_trie::Key},
+    btf_maps::{
+        Array, HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap, PerCpuArray, RingBuf, lpm_trie::Key,
+    },
     macros::btf_map,
 };
 use eip_common::{
     abi::{
         Binding, CONFIG_GATEWAY4, CONFIG_GATEWAY6, Config, DEFAULT_MAX_BINDINGS, DEFAULT_MAX_FLOWS,
         EipReasonKey, FlowKey, FragmentKey, MAX_EIP_REASONS, MAX_FRAGMENTS, MAX_NETS, MAX_UPLINKS,
-        Net, Traffic, Uplink, Vm,
+        Net, Quota, SAMPLES_BYTES, Sample, Traffic, Uplink, Vm, Watch,
     },
     addr::{Ipv4Wire, Ipv6Wire},
     reason::{COUNTERS, Hook, Reason, counter_index},
@@ -56,6 +60,12 @@ static REASONS_V1: PerCpuArray<u64, { COUNTERS as usize }> = PerCpuArray::new();
 #[btf_map]
 static EIP_REASONS_V1: LruPerCpuHashMap<EipReasonKey, u64, { MAX_EIP_REASONS as usize }> =
     LruPerCpuHashMap::new();
+#[btf_map]
+static WATCH_V1: Array<Watch, 1> = Array::new();
+#[btf_map]
+static SAMPLES_V1: RingBuf<Sample, { SAMPLES_BYTES as usize }> = RingBuf::new();
+#[btf_map]
+static QUOTA_V1: PerCpuArray<Quota, 1> = PerCpuArray::new();
 
 /// Next hop of everything that leaves, when the operator named one.
 pub(crate) struct Gateway<A> {
@@ -243,5 +253,38 @@ pub(crate) fn count_binding_reason(hook: Hook, reason: Reason, slot: u32) {
     } else {
         // A full map evicts; a lost first count of a rare reason is no harm.
         let _ = EIP_REASONS_V1.insert(key, 1, 0);
+    }
+}
+
+/// What somebody wants to see; `None` while nobody looks.
+#[inline(always)]
+pub(crate) fn watch() -> Option<&'static Watch> {
+    WATCH_V1.get(0).filter(|watch| watch.until != 0)
+}
+
+/// Has this CPU write a sample, if its rate and the ring buffer allow it; counted as lost otherwise.
+#[inline(always)]
+pub(crate) fn sample(watch: &Watch, now: u64, fill: impl FnOnce(&mut MaybeUninit<Sample>)) {
+    let Some(quota) = QUOTA_V1.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: a per-CPU value; nobody else writes it during this run.
+    let quota = unsafe { &mut *quota };
+    let window = now >> 30;
+    if quota.window != window {
+        quota.window = window;
+        quota.taken = 0;
+    }
+    let entry = if quota.taken < watch.rate {
+        SAMPLES_V1.reserve(0)
+    } else {
+        None
+    };
+    if let Some(mut entry) = entry {
+        quota.taken += 1;
+        fill(&mut entry);
+        entry.submit(0);
+    } else {
+        quota.lost += 1;
     }
 }

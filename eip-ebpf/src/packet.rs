@@ -5,7 +5,10 @@
 //! may move packet data). A [`View`] borrows its context, and every method that can move data takes
 //! the context, so a view never survives such a call.
 
-use core::{marker::PhantomData, mem::size_of};
+use core::{
+    marker::PhantomData,
+    mem::{MaybeUninit, size_of},
+};
 
 use aya_ebpf::{
     bindings::{
@@ -17,9 +20,11 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use eip_common::{
+    abi::{SAMPLE_HEAD, Sample},
     addr::{Ipv4Wire, Ipv6Wire},
     csum::Delta,
     parse::{Bytes, Checksum},
+    reason::{Hook, Reason},
 };
 
 /// The directly readable part of a packet.
@@ -61,6 +66,92 @@ impl View<'_> {
         )]
         let len = (self.end - self.start) as u32;
         len.saturating_sub(L2)
+    }
+}
+
+/// What a sample of a packet consists of, in XDP and in tc.
+pub(crate) trait Captured {
+    /// The interface the program runs on.
+    fn interface(&self) -> u32;
+    /// Length of the frame.
+    fn frame_len(&self) -> u32;
+    /// The directly readable bytes.
+    fn bytes(&self) -> View<'_>;
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: the helper takes nothing and reads a clock.
+    unsafe { helpers::generated::bpf_ktime_get_ns() }
+}
+
+/// Writes a sample of a packet where `place` is, field by field: a copy of it would not fit the stack.
+#[inline(always)]
+pub(crate) fn capture(
+    place: &mut MaybeUninit<Sample>,
+    packet: &impl Captured,
+    about: (Hook, Reason, u32),
+    time: u64,
+) {
+    let (hook, reason, slot) = about;
+    let view = packet.bytes();
+    let sample = place.write(Sample {
+        time,
+        ifindex: packet.interface(),
+        slot,
+        len: packet.frame_len(),
+        captured: 0,
+        hook: hook as u8,
+        reason: reason as u8,
+        head: [0; SAMPLE_HEAD],
+    });
+    let mut at = 0;
+    while at < SAMPLE_HEAD {
+        let Some(pair) = view.read::<2>(at) else {
+            break;
+        };
+        sample.head[at] = pair[0];
+        sample.head[at + 1] = pair[1];
+        at += 2;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "at most SAMPLE_HEAD")]
+    let captured = at as u16;
+    sample.captured = captured;
+}
+
+impl Captured for Frame<'_> {
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        // SAFETY: the context pointer is valid for the run of the program.
+        unsafe { (*self.0.ctx).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn frame_len(&self) -> u32 {
+        self.view().l3_len() + L2
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> View<'_> {
+        self.view()
+    }
+}
+
+impl Captured for Skb<'_> {
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        self.ifindex()
+    }
+
+    #[inline(always)]
+    fn frame_len(&self) -> u32 {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> View<'_> {
+        self.view()
     }
 }
 

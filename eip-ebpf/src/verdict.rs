@@ -1,9 +1,15 @@
 //! From a reason to an action. The only place that counts how packets end.
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
-use eip_common::reason::{Class, Hook, Reason};
+use eip_common::{
+    abi::{BY_PORT, NO_SLOT},
+    reason::{Class, Hook, Reason},
+};
 
-use crate::maps;
+use crate::{
+    maps,
+    packet::{Captured, Frame, Skb, capture, now},
+};
 
 /// How the program ends a packet.
 #[must_use = "a verdict that is dropped lets the packet pass uncounted"]
@@ -12,6 +18,7 @@ pub(crate) struct Verdict {
     reason: Reason,
     slot: Option<u32>,
     redirect: Option<i64>,
+    blames_port: bool,
 }
 
 impl Verdict {
@@ -22,6 +29,7 @@ impl Verdict {
             reason,
             slot: None,
             redirect: None,
+            blames_port: false,
         }
     }
 
@@ -32,6 +40,7 @@ impl Verdict {
             reason,
             slot: Some(slot),
             redirect: None,
+            blames_port: false,
         }
     }
 
@@ -42,24 +51,61 @@ impl Verdict {
             reason,
             slot: Some(slot),
             redirect: Some(code),
+            blames_port: false,
+        }
+    }
+
+    /// Drops what a VM sent as somebody else: counted for the binding it pretends to be, if that is one,
+    /// and for the port it is behind.
+    #[inline(always)]
+    pub(crate) const fn spoofed(reason: Reason, slot: Option<u32>) -> Self {
+        Self {
+            reason,
+            slot,
+            redirect: None,
+            blames_port: true,
         }
     }
 
     #[inline(always)]
-    fn count(self, hook: Hook) {
+    fn count(self, hook: Hook, packet: &impl Captured) {
         maps::count_reason(hook, self.reason);
-        if let Some(slot) = self.slot
-            && self.reason.is_exception()
+        if self.reason.is_exception() {
+            if let Some(slot) = self.slot {
+                maps::count_binding_reason(hook, self.reason, slot);
+            }
+            if self.blames_port {
+                maps::count_binding_reason(hook, self.reason, BY_PORT | packet.interface());
+            }
+        }
+        self.show(hook, packet);
+    }
+
+    /// Writes a sample when somebody wants to see packets like this one.
+    #[inline(always)]
+    fn show(self, hook: Hook, packet: &impl Captured) {
+        let Some(watch) = maps::watch() else {
+            return;
+        };
+        let time = now();
+        let is_of_them = watch.slot == NO_SLOT
+            || self.slot == Some(watch.slot)
+            || packet.interface() == watch.port;
+        if time < watch.until
+            && watch.reasons & (1 << self.reason as u64) != 0
+            && watch.hooks & (1 << hook as u32) != 0
+            && is_of_them
         {
-            maps::count_binding_reason(hook, self.reason, slot);
+            let about = (hook, self.reason, self.slot.unwrap_or(NO_SLOT));
+            maps::sample(watch, time, |place| capture(place, packet, about, time));
         }
     }
 
     /// Counts and gives the tc action. What goes on to the kernel goes on to the programs behind this
     /// one first: `TC_ACT_UNSPEC` is "next" for tcx and clsact alike.
     #[inline(always)]
-    pub(crate) fn finish_tc(self, hook: Hook) -> i32 {
-        self.count(hook);
+    pub(crate) fn finish_tc(self, hook: Hook, skb: &Skb<'_>) -> i32 {
+        self.count(hook, skb);
         match (self.reason.class(), self.redirect) {
             (Class::Drop, _) => TC_ACT_SHOT,
             #[expect(clippy::cast_possible_truncation, reason = "helpers return tc actions")]
@@ -70,8 +116,8 @@ impl Verdict {
 
     /// Counts and gives the XDP action.
     #[inline(always)]
-    pub(crate) fn finish_xdp(self, hook: Hook) -> u32 {
-        self.count(hook);
+    pub(crate) fn finish_xdp(self, hook: Hook, frame: &Frame<'_>) -> u32 {
+        self.count(hook, frame);
         match (self.reason.class(), self.redirect) {
             (Class::Drop, _) => xdp_action::XDP_DROP,
             #[expect(

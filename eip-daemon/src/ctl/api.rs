@@ -139,6 +139,9 @@ pub struct ReasonCounter {
     pub meaning: String,
     /// What to do about it.
     pub cure: String,
+    /// Whose doing it was, where packets of one EIP are counted that its VM did not send as itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remark: Option<String>,
 }
 
 /// Answer of `GET /v1/bindings`.

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use eip_common::{
-    abi::Traffic,
+    abi::{BY_PORT, Traffic},
     reason::{Hook, Reason},
 };
 use tokio::sync::watch;
@@ -20,7 +20,7 @@ use crate::{
         NetworkView, NodeAddress, NodeSettings, ObjectName, Origin, Outcome, RefuseReason,
         RefusedDocument, TcMode, VmFact, VmInterface, VmPhase, WaitReason, XdpMode,
     },
-    report::{BindingReport, FailingAction, Report},
+    report::{BindingReport, Durations, FailingAction, Report},
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -190,6 +190,7 @@ pub(crate) fn report() -> Report {
         rounds: 42,
         repairs: 3,
         last_round: Duration::from_micros(1500),
+        durations: Durations::default().and(Duration::from_micros(1500)),
         bindings: all_bindings(),
         refused: vec![RefusedDocument {
             origin: Origin {
@@ -277,7 +278,11 @@ impl Counters for StillCounters {
             slot,
             count: count(Hook::DoorOut, Reason::SpoofedVm, packets),
         };
-        Ok(vec![of(0, 3), of(99, 1)])
+        let sent = SlotReasonCount {
+            slot: BY_PORT | 7,
+            count: count(Hook::DoorOut, Reason::SpoofedEip, 7),
+        };
+        Ok(vec![of(0, 3), of(99, 1), sent])
     }
 
     fn binding_reasons(&self, _slot: u32) -> Result<Vec<ReasonCount>, DataPlaneError> {
@@ -285,6 +290,10 @@ impl Counters for StillCounters {
             count(Hook::UplinkTc, Reason::TtlExceeded, 2),
             count(Hook::DoorOut, Reason::SpoofedVm, 3),
         ])
+    }
+
+    fn port_reasons(&self, _ifindex: u32) -> Result<Vec<ReasonCount>, DataPlaneError> {
+        Ok(vec![count(Hook::DoorOut, Reason::SpoofedEip, 7)])
     }
 }
 

@@ -157,7 +157,10 @@ fn reason_table(reasons: &[ReasonCounter]) -> String {
             reason.reason.clone(),
             reason.class.clone(),
             reason.packets.to_string(),
-            reason.meaning.clone(),
+            match &reason.remark {
+                Some(remark) => format!("{} ({remark})", reason.meaning),
+                None => reason.meaning.clone(),
+            },
         ]
     };
     let rows: Vec<_> = reasons.iter().map(row).collect();

@@ -14,7 +14,10 @@ use serde::Deserialize;
 use tokio::{net::UnixListener, sync::watch};
 
 use super::{
-    api::{BindAnswer, BindBody, Binding, BindingList, NetList, ReasonList, Status, UnbindAnswer},
+    api::{
+        BindAnswer, BindBody, Binding, BindingList, NetList, ReasonCounter, ReasonList, Status,
+        UnbindAnswer,
+    },
     binding,
     dump::{Dump, dump},
     error::ApiError,
@@ -23,7 +26,10 @@ use super::{
     status::status,
     view,
 };
-use crate::dataplane::{Counters, DataPlaneError};
+use crate::{
+    dataplane::{Counters, DataPlaneError},
+    report::BindingReport,
+};
 
 type Shared = State<Arc<AgentState>>;
 type Answer<T> = Result<Json<T>, ApiError>;
@@ -75,9 +81,8 @@ async fn get_binding(State(state): Shared, Path(key): Path<String>) -> Answer<Bi
     let mut binding = view::binding(&report, item);
     if let Some(slot) = item.slot {
         let traffic = read(&state, move |counters| counters.traffic(slot)).await?;
-        let reasons = read(&state, move |counters| counters.binding_reasons(slot)).await?;
         binding.traffic = Some(view::traffic(traffic));
-        binding.reasons = Some(view::reasons(reasons));
+        binding.reasons = Some(reasons_of(&state, item, slot).await?);
     }
     Ok(Json(binding))
 }
@@ -118,11 +123,24 @@ async fn get_reasons(State(state): Shared, Query(query): Query<ReasonQuery>) -> 
     let Some(slot) = item.slot else {
         return Err(not_programmed(&view::binding(&report, item)));
     };
-    let reasons = read(&state, move |counters| counters.binding_reasons(slot)).await?;
     Ok(Json(ReasonList {
         eip: Some(eip),
-        reasons: view::reasons(reasons),
+        reasons: reasons_of(&state, item, slot).await?,
     }))
+}
+
+async fn reasons_of(
+    state: &AgentState,
+    item: &BindingReport,
+    slot: u32,
+) -> Result<Vec<ReasonCounter>, ApiError> {
+    let reasons = read(state, move |counters| counters.binding_reasons(slot)).await?;
+    let port = item.programmed.as_ref().map(|programmed| programmed.port);
+    let sent = match port {
+        Some(port) => read(state, move |counters| counters.port_reasons(port)).await?,
+        None => Vec::new(),
+    };
+    Ok(view::reasons_of(reasons, sent))
 }
 
 fn not_programmed(binding: &Binding) -> ApiError {

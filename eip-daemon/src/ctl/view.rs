@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use eip_common::{abi, addr::Mac};
+use eip_common::{abi, addr::Mac, reason::Reason};
 use ipnet::IpNet;
 
 use super::api::{self, BindingPhase};
@@ -153,6 +153,30 @@ pub(super) fn traffic(traffic: abi::Traffic) -> api::Traffic {
     }
 }
 
+/// What was counted for one binding: for its EIP and VM, and for whoever is behind its port.
+pub(super) fn reasons_of(
+    binding: Vec<ReasonCount>,
+    sender: Vec<ReasonCount>,
+) -> Vec<api::ReasonCounter> {
+    let say = |remark: &str| {
+        let remark = remark.to_owned();
+        move |mut counter: api::ReasonCounter| {
+            if SPOOFED.iter().any(|reason| reason.name() == counter.reason) {
+                counter.remark = Some(remark.clone());
+            }
+            counter
+        }
+    };
+    let claimed = reasons(binding).into_iter();
+    let claimed = claimed.map(say("somebody else pretended to be this one"));
+    let sent = reasons(sender).into_iter();
+    let sent = sent.map(say("this VM pretended to be somebody else"));
+    claimed.chain(sent).collect()
+}
+
+/// What a sender is blamed for by its port.
+const SPOOFED: [Reason; 2] = [Reason::SpoofedEip, Reason::SpoofedVm];
+
 /// In packet order; the most frequent first at each hook.
 pub(super) fn reasons(mut counts: Vec<ReasonCount>) -> Vec<api::ReasonCounter> {
     counts.retain(|count| count.packets > 0);
@@ -169,6 +193,7 @@ fn reason(count: ReasonCount) -> api::ReasonCounter {
         packets: count.packets,
         meaning: count.reason.meaning().to_owned(),
         cure: count.reason.cure().to_owned(),
+        remark: None,
     }
 }
 

@@ -188,6 +188,7 @@ impl KernelDataPlane {
             .iter()
             .filter(|(stray, _)| *stray == ifindex);
         let hooks: Vec<Hook> = strays.map(|(_, hook)| *hook).collect();
+        self.maps.clear_port(ifindex)?;
         if self.standing.stray_entries.contains(&ifindex) {
             self.maps.remove_uplink(ifindex)?;
             self.remember_xdp(ifindex, "", None);
@@ -255,7 +256,10 @@ impl DataPlane for KernelDataPlane {
             Action::AttachUplink(ifindex, state) => self.attach_uplink(*ifindex, state).await,
             Action::DetachUplink(ifindex) => self.detach_uplink(*ifindex).await,
             Action::AttachPort(ifindex) => self.attach_port(*ifindex).await,
-            Action::DetachPort(ifindex) => self.detach(*ifindex, &DOOR_HOOKS).await,
+            Action::DetachPort(ifindex) => {
+                self.maps.clear_port(*ifindex)?;
+                self.detach(*ifindex, &DOOR_HOOKS).await
+            }
             Action::RemoveLeftover(ifindex) => self.remove_leftover(*ifindex).await,
             Action::PutBinding {
                 eip,

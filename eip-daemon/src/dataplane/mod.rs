@@ -106,7 +106,8 @@ pub struct ReasonCount {
 /// A counter of one binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotReasonCount {
-    /// The binding's slot; one that no binding holds any more may still be counted.
+    /// The binding's slot, or [`eip_common::abi::BY_PORT`] and the ifindex of a sender's port. One that no
+    /// binding holds any more may still be counted.
     pub slot: u32,
     /// Its counter.
     pub count: ReasonCount,
@@ -134,4 +135,9 @@ pub trait Counters: Send + Sync {
     /// # Errors
     /// When the map cannot be read.
     fn binding_reasons(&self, slot: u32) -> Result<Vec<ReasonCount>, DataPlaneError>;
+    /// What was dropped because the sender behind a port pretended to be somebody else.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn port_reasons(&self, ifindex: u32) -> Result<Vec<ReasonCount>, DataPlaneError>;
 }

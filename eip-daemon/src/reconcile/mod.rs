@@ -184,6 +184,7 @@ impl<D: DataPlane> Reconciler<D> {
         report.failing = summary::failing(&self.failures, &report.view);
         report.bindings = summary::bindings(&self.current, &report, &self.failures);
         report.last_round = started.elapsed();
+        report.durations = before.durations.and(report.last_round);
         tell_round(&before, &report);
         self.report.send_replace(Arc::new(report));
     }

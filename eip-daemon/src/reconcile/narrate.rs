@@ -103,11 +103,11 @@ impl Line {
                 ..line("remove host route", "host route removed")
             },
             Action::AddRule(rule) => Self {
-                subject: Some(format!("{rule:?}")),
+                subject: Some(rule.to_string()),
                 ..line("add rule", "rule added")
             },
             Action::RemoveRule(rule) => Self {
-                subject: Some(format!("{rule:?}")),
+                subject: Some(rule.to_string()),
                 ..line("remove rule", "rule removed")
             },
             Action::PutTableDefault(default) => Self {

@@ -34,6 +34,7 @@ fn two_links() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_second_process_takes_over_the_same_links_with_its_own_programs() {
     on_a_node(async |world| {
         two_links();
@@ -68,6 +69,7 @@ fn a_second_process_takes_over_the_same_links_with_its_own_programs() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_renamed_interface_keeps_its_links() {
     on_a_node(async |world| {
         two_links();
@@ -87,6 +89,7 @@ fn a_renamed_interface_keeps_its_links() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_program_somebody_detached_is_missed_and_attached_again() {
     on_a_node(async |world| {
         two_links();
@@ -124,6 +127,7 @@ fn a_program_somebody_detached_is_missed_and_attached_again() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn what_a_deleted_interface_leaves_is_a_leftover_until_removed() {
     on_a_node(async |world| {
         two_links();
@@ -145,6 +149,7 @@ fn what_a_deleted_interface_leaves_is_a_leftover_until_removed() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_interface_that_got_the_index_of_a_deleted_one_gets_links_of_its_own() {
     on_a_node(async |world| {
         two_links();
@@ -168,6 +173,7 @@ fn an_interface_that_got_the_index_of_a_deleted_one_gets_links_of_its_own() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn removing_a_leftover_leaves_what_is_complete_on_the_same_interface() {
     on_a_node(async |world| {
         two_links();
@@ -196,6 +202,7 @@ fn removing_a_leftover_leaves_what_is_complete_on_the_same_interface() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn detaching_takes_both_programs_off() {
     on_a_node(async |world| {
         two_links();
@@ -214,6 +221,7 @@ fn detaching_takes_both_programs_off() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn clsact_filters_survive_the_process_and_are_replaced_in_place() {
     on_a_node(async |world| {
         two_links();
@@ -250,6 +258,7 @@ fn clsact_filters_survive_the_process_and_are_replaced_in_place() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_change_of_the_tc_mode_leaves_one_program_per_hook() {
     on_a_node(async |world| {
         two_links();
@@ -272,6 +281,7 @@ fn a_change_of_the_tc_mode_leaves_one_program_per_hook() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_foreign_filter_at_our_place_is_left_alone_and_reported() {
     on_a_node(async |world| {
         two_links();
@@ -289,6 +299,7 @@ fn a_foreign_filter_at_our_place_is_left_alone_and_reported() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn xdp_runs_in_the_mode_that_was_asked_for() {
     on_a_node(async |world| {
         two_links();
@@ -321,6 +332,7 @@ fn xdp_runs_in_the_mode_that_was_asked_for() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_uplink_without_native_xdp_falls_back_and_native_alone_is_refused() {
     on_a_node(async |world| {
         run("ip link add up0 type bridge");
@@ -351,6 +363,7 @@ fn an_uplink_without_native_xdp_falls_back_and_native_alone_is_refused() {
 /// An XDP program of somebody else: one of ours under another name would be taken for ours, so it is
 /// loaded by another instance on a file system of its own and never pinned by this one.
 #[test]
+#[ignore = "needs root"]
 fn a_foreign_xdp_program_is_left_alone_and_reported() {
     on_a_node(async |world| {
         two_links();
@@ -400,6 +413,7 @@ fn a_foreign_xdp_program_is_left_alone_and_reported() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn attaching_to_an_interface_that_does_not_exist_names_it() {
     on_a_node(async |world| {
         let mut plane = world.open();
@@ -409,6 +423,7 @@ fn attaching_to_an_interface_that_does_not_exist_names_it() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn cleanup_leaves_nothing_and_finds_nothing_the_second_time() {
     on_a_node(async |world| {
         for tc_mode in [TcMode::Auto, TcMode::Clsact] {
@@ -462,6 +477,7 @@ fn cleanup_leaves_nothing_and_finds_nothing_the_second_time() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn cleanup_works_when_the_interfaces_are_gone() {
     on_a_node(async |world| {
         two_links();

@@ -67,6 +67,7 @@ fn update(world: &World, map: &str, key: &[u8], value: &[u8]) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn everything_written_is_read_back_by_the_next_process() {
     on_a_node(async |world| {
         let mut plane = world.open();
@@ -136,6 +137,7 @@ fn everything_written_is_read_back_by_the_next_process() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_full_map_is_named_and_what_is_in_it_stays() {
     on_a_node(async |world| {
         let options = DataPlaneOptions {
@@ -170,6 +172,7 @@ fn a_full_map_is_named_and_what_is_in_it_stays() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_full_prefix_map_is_named() {
     on_a_node(async |world| {
         let mut plane = world.open();
@@ -187,6 +190,7 @@ fn a_full_prefix_map_is_named() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn another_configured_size_keeps_the_map_and_says_so() {
     on_a_node(async |world| {
         let mut plane = world.open();
@@ -209,6 +213,7 @@ fn another_configured_size_keeps_the_map_and_says_so() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_map_of_another_layout_is_refused_and_nothing_is_touched() {
     on_a_node(async |world| {
         std::fs::create_dir_all(world.map("")).unwrap();
@@ -232,6 +237,7 @@ fn a_map_of_another_layout_is_refused_and_nothing_is_touched() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_pin_that_is_no_map_is_refused() {
     on_a_node(async |world| {
         world.open();
@@ -247,6 +253,7 @@ fn a_pin_that_is_no_map_is_refused() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_map_of_another_version_is_mentioned() {
     on_a_node(async |world| {
         std::fs::create_dir_all(world.map("")).unwrap();
@@ -264,6 +271,7 @@ fn a_map_of_another_version_is_mentioned() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_directory_that_is_no_bpf_file_system_is_refused_with_the_cure() {
     on_a_node(async |world| {
         let directory = tempfile::tempdir().unwrap();
@@ -282,6 +290,7 @@ fn a_directory_that_is_no_bpf_file_system_is_refused_with_the_cure() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn bytes_nobody_meant_are_read_without_harm() {
     on_a_node(async |world| {
         let mut plane = world.open();
@@ -301,6 +310,7 @@ fn bytes_nobody_meant_are_read_without_harm() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_new_slot_starts_at_zero_and_a_known_one_goes_on() {
     on_a_node(async |world| {
         let mut plane = world.open();
@@ -346,6 +356,7 @@ fn a_new_slot_starts_at_zero_and_a_known_one_goes_on() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_removed_vm_takes_its_flows_and_fragments_along_and_no_others() {
     on_a_node(async |world| {
         let mut plane = world.open();
@@ -388,6 +399,7 @@ fn a_removed_vm_takes_its_flows_and_fragments_along_and_no_others() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn ten_thousand_entries_are_read_back_quickly() {
     on_a_node(async |world| {
         let options = DataPlaneOptions {

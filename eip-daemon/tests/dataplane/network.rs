@@ -19,6 +19,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_vm_behind_a_routed_veth_is_found_by_asking() {
     on_a_node(async |world| {
         let guest = Guest::new();
@@ -58,6 +59,7 @@ fn a_vm_behind_a_routed_veth_is_found_by_asking() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_vm_that_falls_silent_is_not_lost_and_not_even_by_the_next_process() {
     on_a_node(async |world| {
         let guest = Guest::new();
@@ -111,6 +113,7 @@ fn a_vm_that_falls_silent_is_not_lost_and_not_even_by_the_next_process() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_ipv6_vm_is_found_by_asking() {
     on_a_node(async |world| {
         let guest = Guest::new();
@@ -127,6 +130,7 @@ fn an_ipv6_vm_is_found_by_asking() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_vm_behind_a_bridge_is_found_and_not_lost_when_the_bridge_forgets_it() {
     on_a_node(async |world| {
         run("ip link add cni0 type bridge");
@@ -170,6 +174,7 @@ fn a_vm_behind_a_bridge_is_found_and_not_lost_when_the_bridge_forgets_it() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn addresses_without_a_route_or_behind_a_gateway_are_told_apart() {
     on_a_node(async |world| {
         veth("up0");
@@ -200,6 +205,7 @@ fn addresses_without_a_route_or_behind_a_gateway_are_told_apart() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn host_routes_are_written_replaced_and_read_back() {
     on_a_node(async |world| {
         let (first, second) = (veth("port0"), veth("port1"));
@@ -226,6 +232,7 @@ fn host_routes_are_written_replaced_and_read_back() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_foreign_route_to_an_eip_is_left_alone_and_reported() {
     on_a_node(async |world| {
         let port = veth("port0");
@@ -244,6 +251,7 @@ fn a_foreign_route_to_an_eip_is_left_alone_and_reported() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_route_somebody_deleted_is_missed() {
     on_a_node(async |world| {
         let port = veth("port0");
@@ -272,6 +280,7 @@ fn a_route_somebody_deleted_is_missed() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn rules_are_written_and_read_back() {
     on_a_node(async |world| {
         veth("up0");
@@ -320,6 +329,7 @@ fn rules_are_written_and_read_back() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn defaults_of_our_table_are_written_replaced_and_read_back() {
     on_a_node(async |world| {
         let up0 = veth("up0");
@@ -345,6 +355,7 @@ fn defaults_of_our_table_are_written_replaced_and_read_back() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_foreign_egress_program_on_a_port_is_seen_and_ours_is_not_one() {
     on_a_node(async |world| {
         let port = veth("port0");
@@ -368,6 +379,7 @@ fn a_foreign_egress_program_on_a_port_is_seen_and_ours_is_not_one() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_veth_takes_xdp_frames_while_its_peer_has_gro() {
     on_a_node(async |world| {
         let port = veth("port0");
@@ -381,6 +393,7 @@ fn a_veth_takes_xdp_frames_while_its_peer_has_gro() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn every_kind_of_change_wakes_the_reconciler_and_silence_does_not() {
     on_a_node(async |world| {
         veth("port0");
@@ -413,6 +426,7 @@ fn every_kind_of_change_wakes_the_reconciler_and_silence_does_not() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn the_features_of_this_kernel_are_told() {
     on_a_node(async |world| {
         veth("up0");

@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key},
     programs::{SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp},
 };
 use eip_common::{
     abi::{
         ABI_VERSION, BINDING_PRIMARY, BINDING_SHARES_VM, Binding, CONFIG_GATEWAY4, Config,
-        Delivery, EipReasonKey, FlowKey, NET_BYPASS, NET_EIP, Net, Traffic, Uplink, VM_MANY_EIPS,
-        VM_STACK_LANE, Vm, map, program,
+        Delivery, EipReasonKey, FlowKey, NET_BYPASS, NET_EIP, Net, Quota, Sample, Traffic, Uplink,
+        VM_MANY_EIPS, VM_STACK_LANE, Vm, Watch, map, program,
     },
     reason::{Hook, Reason, counter_index},
 };
@@ -365,6 +365,33 @@ impl World {
             traffic,
             hook,
         }
+    }
+
+    /// Has the programs write samples.
+    pub fn watch(&mut self, watch: Watch) {
+        let map = self.ebpf.map_mut(map::WATCH).expect("map");
+        let mut map: Array<&mut MapData, Watch> = map.try_into().expect("an array");
+        map.set(0, watch, 0).expect("room");
+    }
+
+    /// The samples written since the last look.
+    pub fn samples(&mut self) -> Vec<Sample> {
+        let map = self.ebpf.map_mut(map::SAMPLES).expect("map");
+        let mut ring: RingBuf<&mut MapData> = map.try_into().expect("a ring buffer");
+        std::iter::from_fn(|| {
+            let item = ring.next()?;
+            Some(Sample::from_bytes(&item).expect("a sample"))
+        })
+        .collect()
+    }
+
+    /// Samples that were not written.
+    #[must_use]
+    pub fn lost_samples(&self) -> u64 {
+        let map = self.ebpf.map(map::QUOTA).expect("map");
+        let map: PerCpuArray<&MapData, Quota> = map.try_into().expect("an array");
+        let quotas = map.get(&0, 0).expect("a quota");
+        quotas.iter().map(|quota| quota.lost).sum()
     }
 
     /// Packets that ended for a reason since the programs were loaded.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use eip_common::{
-    abi::{EipReasonKey, Traffic, map},
+    abi::{BY_PORT, EipReasonKey, Traffic, map},
     reason::{Hook, Reason, counter_index},
 };
 
@@ -96,6 +96,10 @@ impl Counters for KernelCounters {
             }
         }
         Ok(counts)
+    }
+
+    fn port_reasons(&self, ifindex: u32) -> Result<Vec<ReasonCount>, DataPlaneError> {
+        self.binding_reasons(BY_PORT | ifindex)
     }
 }
 

@@ -22,7 +22,7 @@ use aya::{
 };
 pub(super) use counters::KernelCounters;
 use eip_common::{
-    abi::{Config, EipReasonKey, Traffic, Uplink, map},
+    abi::{BY_PORT, Config, EipReasonKey, Traffic, Uplink, map},
     addr::{Ipv4Wire, Ipv6Wire},
     reason::{Hook, Reason},
 };
@@ -171,6 +171,15 @@ impl Maps {
                 MapError::OutOfBounds { .. } => DataPlaneError::MapFull { map: map::TRAFFIC },
                 source => failed(map::TRAFFIC, source),
             })?;
+        self.clear_reasons(slot)
+    }
+
+    /// Forgets what was counted for senders behind a port: its number may be another's tomorrow.
+    pub(crate) fn clear_port(&mut self, ifindex: u32) -> Result<(), DataPlaneError> {
+        self.clear_reasons(BY_PORT | ifindex)
+    }
+
+    fn clear_reasons(&mut self, slot: u32) -> Result<(), DataPlaneError> {
         for key in exceptional_keys(slot) {
             removed(map::EIP_REASONS, self.reasons.remove(&key))?;
         }

@@ -1,6 +1,7 @@
 //! "Did you mean?"
 
-/// `", did you mean X?"` where a known word is close enough to be meant.
+/// `", did you mean X?"` where a known word is close enough to be meant: one letter off, or one in three
+/// of the shorter word.
 pub(super) fn did_you_mean<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
     known
         .map(|candidate| {
@@ -9,7 +10,7 @@ pub(super) fn did_you_mean<'a>(word: &str, known: impl Iterator<Item = &'a str>)
                 candidate,
             )
         })
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
+        .filter(|(distance, candidate)| *distance <= (word.len().min(candidate.len()) / 3).max(1))
         .min()
         .map_or_else(String::new, |(_, candidate)| {
             format!(" (did you mean {candidate:?}?)")
@@ -34,4 +35,34 @@ fn distance(a: &str, b: &str) -> usize {
         row[0] = i + 1;
     }
     row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::did_you_mean;
+
+    const KINDS: [&str; 4] = [
+        "EipBinding",
+        "VirtualMachineInstance",
+        "Node",
+        "ServiceCIDR",
+    ];
+
+    #[test]
+    fn only_a_near_word_is_offered() {
+        for (word, meant) in [
+            ("EIPBinding", Some("EipBinding")),
+            ("EipBindng", Some("EipBinding")),
+            ("Nodes", Some("Node")),
+            ("VirtualMachineInstanc", Some("VirtualMachineInstance")),
+            ("Pod", None),
+            ("Service", None),
+            ("ConfigMap", None),
+            ("", None),
+        ] {
+            let expected =
+                meant.map_or_else(String::new, |meant| format!(" (did you mean {meant:?}?)"));
+            assert_eq!(did_you_mean(word, KINDS.into_iter()), expected, "{word}");
+        }
+    }
 }
