@@ -14,6 +14,10 @@ use std::{
 /// Longest key.
 pub const MAX_MD5_KEY_LEN: usize = libc::TCP_MD5SIG_MAXKEYLEN;
 
+/// Kernel ABI (`include/uapi/linux/tcp.h`), which the libc crate does not carry either.
+const TCP_MD5SIG_EXT: c_int = 32;
+const TCP_MD5SIG_FLAG_PREFIX: u8 = 1;
+
 /// As the kernel writes them at the start of an address, `sa_family_t`.
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -55,28 +59,51 @@ impl SocketAddressStorage {
     }
 }
 
+/// Whose segments a key is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Md5Peer {
+    /// The peer, or the first address of a range.
+    pub address: IpAddr,
+    /// Bits of the address that count: all of them for one peer. Of several keys that fit, the
+    /// kernel takes the one with the longest prefix.
+    pub prefix_len: u8,
+    /// Interface index of a link-local peer, else 0.
+    pub scope_id: u32,
+}
+
+impl Md5Peer {
+    fn is_range(&self) -> bool {
+        self.prefix_len < if self.address.is_ipv4() { 32 } else { 128 }
+    }
+}
+
 /// Sets the key for segments from and to a peer, on a connecting or a listening socket; an empty
-/// key removes it. `scope_id` is the interface of a link-local peer, else 0.
+/// key removes it. Ranges need kernel 4.13 (`TCP_MD5SIG_EXT`).
 ///
 /// # Errors
 /// `InvalidInput` for a key that is too long; `ENOPROTOOPT` where the kernel was built without
 /// `CONFIG_TCP_MD5SIG`; `ENOENT` when a key is removed that is not there.
-pub fn set_md5_key(socket: &impl AsFd, peer: IpAddr, scope_id: u32, key: &[u8]) -> io::Result<()> {
+pub fn set_md5_key(socket: &impl AsFd, peer: Md5Peer, key: &[u8]) -> io::Result<()> {
     let too_long = || io::Error::from(io::ErrorKind::InvalidInput);
     let mut padded = [0; MAX_MD5_KEY_LEN];
     padded
         .get_mut(..key.len())
         .ok_or_else(too_long)?
         .copy_from_slice(key);
+    let (option, flags, prefix_len) = if peer.is_range() {
+        (TCP_MD5SIG_EXT, TCP_MD5SIG_FLAG_PREFIX, peer.prefix_len)
+    } else {
+        (libc::TCP_MD5SIG, 0, 0)
+    };
     let value = TcpMd5Sig {
-        address: SocketAddressStorage::new(peer, scope_id),
-        flags: 0,
-        prefix_len: 0,
+        address: SocketAddressStorage::new(peer.address, peer.scope_id),
+        flags,
+        prefix_len,
         key_len: u16::try_from(key.len()).map_err(|_| too_long())?,
         ifindex: 0,
         key: padded,
     };
-    set_option(socket, libc::IPPROTO_TCP, libc::TCP_MD5SIG, &value)
+    set_option(socket, libc::IPPROTO_TCP, option, &value)
 }
 
 /// Drops IPv4 segments that arrive with a lower TTL (`IP_MINTTL`).

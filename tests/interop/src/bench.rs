@@ -8,13 +8,29 @@ use std::{
 use eip_lab::netns::{self, Ns};
 use tempfile::TempDir;
 
-/// Router and speaker, one hop apart.
+/// What is between the router and the speaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Shape {
+    /// One wire.
+    #[default]
+    Wire,
+    /// One wire without addresses but those of the link.
+    Unnumbered,
+    /// Another router: 10.98.0.1 -- 10.98.0.254, 10.99.0.254 -- 10.99.0.2.
+    Hop,
+    /// One wire each to two speakers; the second one has 10.99.1.1 -- 10.99.1.2.
+    TwoSpeakers,
+}
+
+/// Router and speaker, and what is between them.
 #[derive(Debug)]
 pub struct Bench {
     /// Where the router runs.
     pub router: Ns,
     /// Where the speaker runs.
     pub speaker: Ns,
+    /// The router between, or the second speaker.
+    pub third: Option<Ns>,
     dir: TempDir,
 }
 
@@ -23,26 +39,54 @@ impl Bench {
     ///
     /// # Errors
     /// Without root.
-    pub fn raise() -> anyhow::Result<Self> {
+    pub fn raise(shape: Shape) -> anyhow::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         sweep();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = |role: &str| format!("bgp-{}-{number}-{role}", std::process::id());
-        let router = Ns::create(&name("r"))?;
-        let speaker = Ns::create(&name("s"))?;
-        for ns in [&router, &speaker] {
+        let create = |role: &str| -> anyhow::Result<Ns> {
+            let ns = Ns::create(&format!("bgp-{}-{number}-{role}", std::process::id()))?;
             ns.sysctl("ipv6/conf/all/accept_dad=0\nipv6/conf/default/accept_dad=0")?;
+            Ok(ns)
+        };
+        let (router, speaker) = (create("r")?, create("s")?);
+        let mut third = None;
+        match shape {
+            Shape::Wire => {
+                wire(
+                    "v0",
+                    (&router, &["10.99.0.1/24", "fd99::1/64"]),
+                    (&speaker, SPEAKER),
+                )?;
+            }
+            Shape::Unnumbered => wire("v0", (&router, &[]), (&speaker, &[]))?,
+            Shape::Hop => {
+                let hop = create("h")?;
+                hop.sysctl("ipv4/ip_forward=1")?;
+                wire("v0", (&hop, &["10.99.0.254/24"]), (&speaker, SPEAKER))?;
+                wire(
+                    "v1",
+                    (&hop, &["10.98.0.254/24"]),
+                    (&router, &["10.98.0.1/24"]),
+                )?;
+                router.ip("route add default via 10.98.0.254\n")?;
+                speaker.ip("route add default via 10.99.0.254\n")?;
+                third = Some(hop);
+            }
+            Shape::TwoSpeakers => {
+                let second = create("t")?;
+                wire(
+                    "v0",
+                    (&router, &["10.99.0.1/24", "fd99::1/64"]),
+                    (&speaker, SPEAKER),
+                )?;
+                wire(
+                    "v1",
+                    (&router, &["10.99.1.1/24"]),
+                    (&second, &["10.99.1.2/24"]),
+                )?;
+                third = Some(second);
+            }
         }
-        router.ip(&format!(
-            "link add v0 type veth peer name v0 netns {}\n",
-            speaker.name()
-        ))?;
-        router.ip(
-            "addr add 10.99.0.1/24 dev v0\naddr add fd99::1/64 dev v0 nodad\nlink set v0 up\n",
-        )?;
-        speaker.ip(
-            "addr add 10.99.0.2/24 dev v0\naddr add fd99::2/64 dev v0 nodad\nlink set v0 up\n",
-        )?;
         // Readable for the unprivileged user that FRR runs as.
         let dir = tempfile::Builder::new().prefix("bgp-interop-").tempdir()?;
         std::fs::set_permissions(
@@ -52,6 +96,7 @@ impl Bench {
         Ok(Self {
             router,
             speaker,
+            third,
             dir,
         })
     }
@@ -61,6 +106,24 @@ impl Bench {
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
+}
+
+const SPEAKER: &[&str] = &["10.99.0.2/24", "fd99::2/64"];
+
+/// A wire with an interface of the same name at both ends.
+fn wire(name: &str, left: (&Ns, &[&str]), right: (&Ns, &[&str])) -> anyhow::Result<()> {
+    left.0.ip(&format!(
+        "link add {name} type veth peer name {name} netns {}\n",
+        right.0.name()
+    ))?;
+    for (ns, addresses) in [left, right] {
+        for address in addresses {
+            let nodad = if address.contains(':') { " nodad" } else { "" };
+            ns.ip(&format!("addr add {address} dev {name}{nodad}\n"))?;
+        }
+        ns.ip(&format!("link set {name} up\n"))?;
+    }
+    Ok(())
 }
 
 /// Removes namespaces whose maker is dead.

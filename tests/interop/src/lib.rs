@@ -13,6 +13,6 @@ pub mod bench;
 pub mod router;
 pub mod speaker;
 
-pub use bench::Bench;
+pub use bench::{Bench, Shape};
 pub use router::{Kind, Router, RouterOptions};
 pub use speaker::SpeakerProcess;

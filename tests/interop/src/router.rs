@@ -29,6 +29,10 @@ pub enum Kind {
 
 /// How the router is set up toward the speaker.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "one for each feature of a router, all independent"
+)]
 pub struct RouterOptions {
     /// Its AS.
     pub local_as: u32,
@@ -48,6 +52,19 @@ pub struct RouterOptions {
     pub hold: u32,
     /// Keeps routes over a restart of the speaker.
     pub graceful_restart: bool,
+    /// It knows the speaker by the prefix it is in.
+    pub range: Option<&'static str>,
+    /// It knows the speaker by the interface it is on: IPv6 link-local, found by router
+    /// advertisements, IPv4 routes by RFC 8950.
+    pub unnumbered: bool,
+    /// The speaker is so many hops away.
+    pub multihop: Option<u8>,
+    /// It takes so many routes of a family and no more.
+    pub limit: Option<u32>,
+    /// A second speaker, at 10.99.1.2; its routes are equal to the first one's.
+    pub second: bool,
+    /// Sessions are watched by BFD, at 100 ms x 3.
+    pub bfd: bool,
 }
 
 impl Default for RouterOptions {
@@ -62,6 +79,12 @@ impl Default for RouterOptions {
             passive: true,
             hold: 9,
             graceful_restart: true,
+            range: None,
+            unnumbered: false,
+            multihop: None,
+            limit: None,
+            second: false,
+            bfd: false,
         }
     }
 }
@@ -155,6 +178,19 @@ impl<'a> Router<'a> {
             Kind::Frr => self.vtysh(&format!("show bgp ipv4 unicast {host}/32 json")),
             Kind::Gobgp => self.gobgp(&["global", "rib", &format!("{host}/32"), "-j"]),
         }
+    }
+
+    /// How many ways it has to the first route: in the kernel where the router puts them there.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn ways(&self, host: &str) -> anyhow::Result<usize> {
+        if self.kind == Kind::Gobgp {
+            return Ok(self.describe(host)?.matches("\"nlri\"").count());
+        }
+        let mut command = self.bench.router.command("ip");
+        let routes = run(command.args(["-o", "route", "show", host]))?;
+        Ok(routes.matches("via 10.99.").count())
     }
 
     /// Processes of the router, to be stopped and continued.

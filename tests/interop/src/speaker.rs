@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use eip_lab::wait::wait_until;
+use eip_lab::{netns::Ns, wait::wait_until};
 use serde_json::Value;
 
 use crate::Bench;
@@ -27,12 +27,31 @@ impl SpeakerProcess {
     /// # Errors
     /// When it cannot be started.
     pub fn start(bench: &Bench, program: &str, options: &[&str]) -> anyhow::Result<Self> {
-        let mut command = bench.speaker.command(program);
-        command.args(["--id", "10.99.0.2"]);
+        let places = ["--peer", "--unnumbered", "--range"];
+        let has_peer = places.iter().any(|place| options.contains(place));
+        let peer: &[&str] = if has_peer {
+            &[]
+        } else {
+            &["--peer", "10.99.0.1"]
+        };
+        Self::start_in(&bench.speaker, bench, program, &[options, peer].concat())
+    }
+
+    /// Starts `program` in a namespace; the peer is to be among the options.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_in(
+        ns: &Ns,
+        bench: &Bench,
+        program: &str,
+        options: &[&str],
+    ) -> anyhow::Result<Self> {
+        let mut command = ns.command(program);
         for (option, value) in [
+            ("--id", "10.99.0.2"),
             ("--local-as", "65010"),
             ("--peer-as", "65001"),
-            ("--peer", "10.99.0.1"),
         ] {
             if !options.contains(&option) {
                 command.args([option, value]);

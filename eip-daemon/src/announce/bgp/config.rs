@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
+
 use super::{
     route::{self, AttributeError, Communities},
     wire::Family,
@@ -104,6 +106,20 @@ pub enum Reach {
     TtlSecurity(u8),
 }
 
+/// Who may be at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Neighbour {
+    /// [`Transport::address`] and nobody else.
+    #[default]
+    Address,
+    /// Whoever dials from this prefix. Each source has a session of its own, which is forgotten
+    /// some time after it was lost. A peer configured by its address goes before.
+    Range(IpNet),
+    /// The router on [`Transport::interface`], whatever its link-local address: it is learnt from
+    /// router advertisements, and we send some for it to learn ours ("unnumbered").
+    Advertised,
+}
+
 /// A secret. Never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(Vec<u8>);
@@ -142,7 +158,9 @@ impl fmt::Debug for Password {
 /// How the connection is made. A change of any of it needs a new session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transport {
-    /// The peer.
+    /// Who the peer is.
+    pub neighbour: Neighbour,
+    /// Its address; unspecified where it is not known beforehand.
     pub address: IpAddr,
     /// Its port.
     pub port: u16,
@@ -252,6 +270,7 @@ impl PeerConfig {
         Self {
             name: PeerName(name.to_owned()),
             transport: Transport {
+                neighbour: Neighbour::Address,
                 address,
                 port: BGP_PORT,
                 interface: None,
@@ -266,6 +285,28 @@ impl PeerConfig {
             },
             export: ExportPolicy::default(),
         }
+    }
+
+    /// Whoever dials from a prefix.
+    #[must_use]
+    pub fn in_range(name: &str, range: IpNet, peer_as: PeerAs) -> Self {
+        let unknown = match range {
+            IpNet::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpNet::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let mut peer = Self::new(name, unknown, peer_as);
+        peer.transport.neighbour = Neighbour::Range(range.trunc());
+        peer.transport.initiative = Initiative::Passive;
+        peer
+    }
+
+    /// The router on an interface.
+    #[must_use]
+    pub fn on_interface(name: &str, interface: &str, peer_as: PeerAs) -> Self {
+        let mut peer = Self::new(name, Ipv6Addr::UNSPECIFIED.into(), peer_as);
+        peer.transport.neighbour = Neighbour::Advertised;
+        peer.transport.interface = Some(interface.to_owned());
+        peer
     }
 
     /// Checks all fields against their limits.
@@ -287,8 +328,18 @@ impl PeerConfig {
 
 impl Transport {
     fn check(&self) -> Result<(), ConfigError> {
-        if self.address.is_unspecified() || self.address.is_multicast() {
-            return Err(ConfigError::Reserved { field: "address" });
+        match self.neighbour {
+            Neighbour::Address if self.address.is_unspecified() || self.address.is_multicast() => {
+                return Err(ConfigError::Reserved { field: "address" });
+            }
+            // Nobody can be dialled there.
+            Neighbour::Range(_) if self.initiative == Initiative::Active => {
+                return Err(ConfigError::Reserved { field: "passive" });
+            }
+            Neighbour::Advertised if self.interface.is_none() => {
+                return Err(ConfigError::Empty { field: "interface" });
+            }
+            Neighbour::Address | Neighbour::Range(_) | Neighbour::Advertised => {}
         }
         if self
             .source
@@ -296,8 +347,7 @@ impl Transport {
         {
             return Err(ConfigError::FamilyMismatch { field: "source" });
         }
-        let is_link_local = matches!(self.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-        if is_link_local && self.interface.is_none() {
+        if self.is_link_local() && self.interface.is_none() {
             return Err(ConfigError::Empty { field: "interface" });
         }
         match self.reach {
@@ -309,9 +359,9 @@ impl Transport {
         }
     }
 
-    /// Whether a connection from there is this peer's.
-    pub(super) fn accepts(&self, source: SocketAddr) -> bool {
-        source.ip() == self.address
+    /// Whether the peer shares a link with us by its address alone.
+    pub(super) fn is_link_local(&self) -> bool {
+        matches!(self.address, IpAddr::V6(v6) if v6.is_unicast_link_local())
     }
 
     /// Hop limit to send with, and the lowest to accept (RFC 5082 §3).

@@ -29,8 +29,8 @@ mod speaker;
 pub mod wire;
 
 pub use config::{
-    ConfigError, ExportPolicy, GracefulRestartMode, Initiative, Password, PeerAs, PeerConfig,
-    PeerName, Reach, RefusedCapabilities, SessionSettings, SpeakerConfig, Transport,
+    ConfigError, ExportPolicy, GracefulRestartMode, Initiative, Neighbour, Password, PeerAs,
+    PeerConfig, PeerName, Reach, RefusedCapabilities, SessionSettings, SpeakerConfig, Transport,
 };
 pub use driver::{Exit, ListenerStatus, PeerStatus};
 pub use fsm::{Counters, FamilySnapshot, LastError, SessionSnapshot, Silence, State};

@@ -173,7 +173,14 @@ fn unique(peer: &PeerConfig, others: &BTreeMap<PeerName, PeerConfig>) -> Result<
     if let Some(other) = others.get(&peer.name) {
         return Err(duplicate("name", other));
     }
-    let place = |peer: &PeerConfig| (peer.transport.address, peer.transport.interface.clone());
+    let place = |peer: &PeerConfig| {
+        let transport = &peer.transport;
+        (
+            transport.neighbour,
+            transport.address,
+            transport.interface.clone(),
+        )
+    };
     match others.values().find(|other| place(other) == place(peer)) {
         Some(other) => Err(duplicate("address", other)),
         None => Ok(()),

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! routes 1000        desired set: so many IPv4 and so many IPv6 host routes, complete
+//! routes4 1000       the same without IPv6
 //! partial 1000       the same, not complete
 //! med 5              MED of all peers
 //! community 65001:7  community of all routes
@@ -24,6 +25,7 @@ use eip_daemon::announce::bgp::{
     AttributeSet, Communities, Exit, Initiative, Password, PeerAs, PeerConfig, Reach, Route,
     RouteAttributes, Speaker, SpeakerConfig,
 };
+use ipnet::IpNet;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 /// A BGP speaker for tests.
@@ -41,6 +43,15 @@ struct Options {
     /// A peer; may be repeated. All other options hold for all of them.
     #[arg(long)]
     peer: Vec<IpAddr>,
+    /// The router on an interface; may be repeated.
+    #[arg(long)]
+    unnumbered: Vec<String>,
+    /// Whoever dials from a prefix; may be repeated.
+    #[arg(long)]
+    range: Vec<IpNet>,
+    /// Interface of a link-local peer.
+    #[arg(long)]
+    interface: Option<String>,
     /// The peers' AS.
     #[arg(long)]
     peer_as: u32,
@@ -75,9 +86,21 @@ impl Options {
 
     fn peers(&self, med: Option<u32>) -> anyhow::Result<Vec<PeerConfig>> {
         let mut peers = Vec::new();
-        for address in &self.peer {
-            let asn = PeerAs::Number(self.peer_as);
+        let asn = PeerAs::Number(self.peer_as);
+        let known = self.peer.iter().map(|address| {
             let mut peer = PeerConfig::new(&address.to_string(), *address, asn);
+            peer.transport.interface.clone_from(&self.interface);
+            peer
+        });
+        let heard = self
+            .unnumbered
+            .iter()
+            .map(|interface| PeerConfig::on_interface(interface, interface, asn));
+        let guests = self
+            .range
+            .iter()
+            .map(|range| PeerConfig::in_range(&range.to_string(), *range, asn));
+        for mut peer in known.chain(heard).chain(guests) {
             peer.session.hold_time = Duration::from_secs(self.hold);
             peer.session.connect_timeout = Duration::from_secs(3);
             peer.export.med = med;
@@ -132,6 +155,12 @@ async fn main() -> anyhow::Result<()> {
             "routes" | "partial" => {
                 count = argument.parse()?;
                 speaker.set_routes(routes(count, &communities)?, verb == "routes");
+            }
+            "routes4" => {
+                count = argument.parse()?;
+                let mut routes = routes(count, &communities)?;
+                routes.retain(|route| route.prefix.addr().is_ipv4());
+                speaker.set_routes(routes, true);
             }
             "community" => {
                 let (high, low) = argument.split_once(':').context("community HIGH:LOW")?;

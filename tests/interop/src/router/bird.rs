@@ -31,7 +31,7 @@ impl Router<'_> {
     pub(super) fn bird_known(&self) -> anyhow::Result<Known> {
         let count = |table: &str| -> anyhow::Result<usize> {
             let words = [
-                "show", "route", "table", table, "protocol", "speaker", "count",
+                "show", "route", "table", table, "where", "source", "=", "RTS_BGP", "count",
             ];
             let answer = self.birdc(&words)?;
             let line = answer
@@ -51,7 +51,7 @@ impl Router<'_> {
     }
 
     pub(super) fn bird_stale(&self) -> anyhow::Result<usize> {
-        let state = self.birdc(&["show", "protocols", "all", "speaker"])?;
+        let state = self.birdc(&["show", "protocols", "all"])?;
         let known = self.bird_known()?;
         let is_stale = state.contains("Neighbor graceful restart active");
         Ok(if is_stale { known.ipv4 + known.ipv6 } else { 0 })
@@ -59,6 +59,7 @@ impl Router<'_> {
 }
 
 fn configuration(options: &RouterOptions, log: &str) -> String {
+    let line = |is_on: bool, text: &str| if is_on { text } else { "" }.to_owned();
     let RouterOptions {
         local_as,
         peer_as,
@@ -70,34 +71,65 @@ fn configuration(options: &RouterOptions, log: &str) -> String {
     let password = options
         .password
         .map_or_else(String::new, |key| format!("password \"{key}\";"));
-    let security = if options.ttl_security {
-        "ttl security on;"
-    } else {
-        ""
-    };
-    let passive = if options.passive { "passive on;" } else { "" };
+    let security = line(options.ttl_security, "ttl security on;");
+    let passive = line(options.passive, "passive on;");
+    let multihop = options
+        .multihop
+        .map_or_else(String::new, |hops| format!("multihop {hops};"));
     let restart = if options.graceful_restart {
         "graceful restart aware;"
     } else {
         "graceful restart off;"
     };
+    let limit = options.limit.map_or_else(String::new, |limit| {
+        format!("import limit {limit} action restart;")
+    });
+    let bfd = line(options.bfd, "bfd on;");
+    let watcher = line(
+        options.bfd,
+        "protocol bfd { interface \"v*\" { interval 100 ms; multiplier 3; }; }\n",
+    );
+    let (neighbour, extended) = if options.unnumbered {
+        (
+            format!("interface \"v0\"; neighbor range fe80::/10 as {peer_as};"),
+            "extended next hop on;",
+        )
+    } else if let Some(range) = options.range {
+        (format!("neighbor range {range} as {peer_as};"), "")
+    } else {
+        (
+            format!("local {local} as {local_as}; neighbor {peer} as {peer_as};"),
+            "",
+        )
+    };
+    let advertise = line(
+        options.unnumbered,
+        "protocol radv { interface \"v0\" { min ra interval 3; max ra interval 5; }; }\n",
+    );
+    let second = line(
+        options.second,
+        &format!(
+            "protocol bgp second from tor {{ neighbor 10.99.1.2 as {peer_as}; }}
+protocol kernel {{ ipv4 {{ export where source = RTS_BGP; }}; merge paths on limit 16; }}\n"
+        ),
+    );
     format!(
         "log \"{log}\" all;
 debug protocols {{ states }};
 router id 10.99.0.1;
 protocol device {{}}
 protocol direct {{ ipv4; ipv6; }}
-filter hosts4 {{ if net.len = 32 then accept; reject; }}
+{watcher}{advertise}filter hosts4 {{ if net.len = 32 then accept; reject; }}
 filter hosts6 {{ if net.len = 128 then accept; reject; }}
-protocol bgp speaker {{
-  local {local} as {local_as};
-  neighbor {peer} as {peer_as};
+template bgp tor {{
+  local as {local_as};
   hold time {hold};
   connect retry time 2; connect delay time 1; error wait time 1, 4;
-  {password} {security} {passive} {restart}
-  ipv4 {{ import filter hosts4; export none; }};
-  ipv6 {{ import filter hosts6; export none; }};
+  {password} {security} {passive} {restart} {multihop} {bfd}
+  ipv4 {{ import filter hosts4; export none; {limit} {extended} }};
+  ipv6 {{ import filter hosts6; export none; {limit} }};
 }}
-"
+protocol bgp speaker from tor {{ {neighbour} }}
+{second}"
     )
 }

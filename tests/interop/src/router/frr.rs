@@ -6,15 +6,25 @@ use super::{Known, Router, RouterOptions, json, run};
 
 impl Router<'_> {
     pub(super) fn start_frr(&mut self) -> anyhow::Result<()> {
+        let dir = self.bench.dir().display().to_string();
         let log = self.path("bgpd.log").display().to_string();
         let bgpd = self.write("bgpd.conf", &configuration(&self.options, &log))?;
-        let zebra = self.write("zebra.conf", "hostname tor\n")?;
-        let dir = self.bench.dir().display().to_string();
+        let zebra = if self.options.unnumbered {
+            "hostname tor\ninterface v0\n ipv6 nd ra-interval 3\n no ipv6 nd suppress-ra\n"
+        } else {
+            "hostname tor\n"
+        };
+        let zebra = self.write("zebra.conf", zebra)?;
+        let bfdd = self.write("bfdd.conf", "hostname tor\n")?;
+        let control = format!("{dir}/bfdd.sock");
         let api = format!("{dir}/zserv.api");
-        for (daemon, config) in [("zebra", zebra), ("bgpd", bgpd)] {
+        for (daemon, config) in [("zebra", zebra), ("bfdd", bfdd), ("bgpd", bgpd)] {
+            if daemon == "bfdd" && !self.options.bfd {
+                continue;
+            }
             let config = config.display().to_string();
             let pid = format!("{dir}/{daemon}.pid");
-            let arguments = [
+            let mut arguments = vec![
                 "-u",
                 "frr",
                 "-g",
@@ -32,6 +42,9 @@ impl Router<'_> {
                 "-i",
                 &pid,
             ];
+            if daemon == "bfdd" {
+                arguments.extend(["--bfdctl", &control]);
+            }
             self.launch(&format!("/usr/lib/frr/{daemon}"), &arguments)?;
         }
         Ok(())
@@ -47,10 +60,10 @@ impl Router<'_> {
     pub(super) fn frr_known(&self) -> anyhow::Result<Known> {
         let count = |family: &str| -> anyhow::Result<usize> {
             let summary = json(&self.vtysh(&format!("show bgp {family} unicast summary json"))?)?;
-            let count = summary["peers"][self.options.peer]["pfxRcd"]
-                .as_u64()
-                .unwrap_or(0);
-            Ok(usize::try_from(count)?)
+            let peers = summary["peers"].as_object();
+            let counts = peers.into_iter().flatten();
+            let counts = counts.filter_map(|(_, peer)| peer["pfxRcd"].as_u64());
+            Ok(usize::try_from(counts.sum::<u64>())?)
         };
         Ok(Known {
             ipv4: count("ipv4")?,
@@ -76,23 +89,59 @@ fn configuration(options: &RouterOptions, log: &str) -> String {
         hold,
         ..
     } = options;
-    let line = |is_on: bool, text: String| if is_on { text } else { String::new() };
-    let password = options.password.unwrap_or_default();
-    let password = line(
-        !password.is_empty(),
-        format!(" neighbor {peer} password {password}\n"),
+    let keepalive = (hold / 3).max(1);
+    let mut settings = vec![
+        format!("remote-as {peer_as}"),
+        format!("timers {keepalive} {hold}"),
+        "timers connect 2".to_owned(),
+    ];
+    let mut set = |is_on: bool, text: String| {
+        if is_on {
+            settings.push(text);
+        }
+    };
+    set(
+        options.password.is_some(),
+        format!("password {}", options.password.unwrap_or_default()),
     );
-    let security = line(
-        options.ttl_security,
-        format!(" neighbor {peer} ttl-security hops 1\n"),
+    set(options.ttl_security, "ttl-security hops 1".to_owned());
+    set(
+        options.passive && options.range.is_none(),
+        "passive".to_owned(),
     );
-    let passive = line(options.passive, format!(" neighbor {peer} passive\n"));
+    set(
+        options.multihop.is_some(),
+        format!("ebgp-multihop {}", options.multihop.unwrap_or_default()),
+    );
+    set(options.bfd, "bfd 3 100 100".to_owned());
+    let settings = settings.join("\n neighbor TOR ");
+    let mut members = if options.unnumbered {
+        " neighbor v0 interface peer-group TOR\n".to_owned()
+    } else if let Some(range) = options.range {
+        format!(" bgp listen range {range} peer-group TOR\n")
+    } else {
+        format!(" neighbor {peer} peer-group TOR\n")
+    };
+    if options.second {
+        members.push_str(" neighbor 10.99.1.2 peer-group TOR\n");
+    }
     let restart = if options.graceful_restart {
         " bgp graceful-restart stalepath-time 360\n"
     } else {
         " bgp graceful-restart-disable\n"
     };
-    let keepalive = (hold / 3).max(1);
+    let limit = options.limit.map_or_else(String::new, |limit| {
+        format!("  neighbor TOR maximum-prefix {limit} restart 1\n")
+    });
+    let family = |name: &str| {
+        format!(
+            " address-family {name} unicast
+  neighbor TOR activate
+{limit}  maximum-paths 16
+ exit-address-family
+"
+        )
+    };
     format!(
         "hostname tor
 log file {log} debugging
@@ -101,16 +150,11 @@ router bgp {local_as}
  bgp router-id 10.99.0.1
  no bgp default ipv4-unicast
  no bgp ebgp-requires-policy
-{restart} neighbor {peer} remote-as {peer_as}
- neighbor {peer} timers {keepalive} {hold}
- neighbor {peer} timers connect 2
-{password}{security}{passive} address-family ipv4 unicast
-  neighbor {peer} activate
- exit-address-family
- address-family ipv6 unicast
-  neighbor {peer} activate
- exit-address-family
-!
-"
+{restart} neighbor TOR peer-group
+ neighbor TOR {settings}
+{members}{}{}!
+",
+        family("ipv4"),
+        family("ipv6")
     )
 }

@@ -27,15 +27,17 @@ impl Router<'_> {
     pub(super) fn gobgp_known(&self) -> anyhow::Result<Known> {
         let neighbours = json(&self.gobgp(&["neighbor", "-j"])?)?;
         let mut known = Known::default();
-        let families = neighbours[0]["afi_safis"]
+        let families = neighbours
             .as_array()
-            .cloned()
-            .unwrap_or_default();
+            .into_iter()
+            .flatten()
+            .filter_map(|neighbour| neighbour["afi_safis"].as_array())
+            .flatten();
         for family in families {
             let count = family["state"]["received"].as_u64().unwrap_or(0);
             let afi = family["state"]["family"]["afi"].as_u64();
             match afi {
-                Some(2) => known.ipv6 = usize::try_from(count)?,
+                Some(2) => known.ipv6 += usize::try_from(count)?,
                 _ => known.ipv4 += usize::try_from(count)?,
             }
         }
@@ -62,10 +64,50 @@ impl Router<'_> {
 }
 
 fn configuration(options: &RouterOptions) -> String {
+    let peers = if let Some(range) = options.range {
+        format!(
+            "[[peer-groups]]
+[peer-groups.config]
+peer-group-name = \"tor\"
+peer-as = {}
+{}[[dynamic-neighbors]]
+[dynamic-neighbors.config]
+prefix = \"{range}\"
+peer-group = \"tor\"
+",
+            options.peer_as,
+            settings("peer-groups", options)
+        )
+    } else {
+        let second = options.second.then_some("10.99.1.2");
+        let peers = std::iter::once(options.peer).chain(second);
+        let peer = |peer| {
+            format!(
+                "[[neighbors]]
+[neighbors.config]
+neighbor-address = \"{peer}\"
+peer-as = {}
+{}",
+                options.peer_as,
+                settings("neighbors", options)
+            )
+        };
+        peers.map(peer).collect::<Vec<_>>().concat()
+    };
+    format!(
+        "[global.config]
+as = {}
+router-id = \"10.99.0.1\"
+[global.use-multiple-paths.config]
+enabled = true
+{peers}",
+        options.local_as
+    )
+}
+
+/// What a neighbour and a group of them have in common; follows the table with its name and AS.
+fn settings(table: &str, options: &RouterOptions) -> String {
     let RouterOptions {
-        local_as,
-        peer_as,
-        peer,
         hold,
         passive,
         graceful_restart,
@@ -76,37 +118,36 @@ fn configuration(options: &RouterOptions) -> String {
         .password
         .map_or_else(String::new, |key| format!("auth-password = \"{key}\""));
     let security = if options.ttl_security {
-        "[neighbors.ttl-security.config]\nenabled = true\nttl-min = 255\n"
+        format!("[{table}.ttl-security.config]\nenabled = true\nttl-min = 255\n")
     } else {
-        ""
+        String::new()
     };
+    let multihop = options.multihop.map_or_else(String::new, |hops| {
+        format!("[{table}.ebgp-multihop.config]\nenabled = true\nmultihop-ttl = {hops}\n")
+    });
+    let limit = options.limit.map_or_else(String::new, |limit| {
+        format!("[{table}.afi-safis.prefix-limit.config]\nmax-prefixes = {limit}\n")
+    });
     let family = |name: &str| {
         format!(
-            "[[neighbors.afi-safis]]
-[neighbors.afi-safis.config]
+            "[[{table}.afi-safis]]
+[{table}.afi-safis.config]
 afi-safi-name = \"{name}\"
-[neighbors.afi-safis.mp-graceful-restart.config]
+[{table}.afi-safis.mp-graceful-restart.config]
 enabled = {graceful_restart}
-"
+{limit}"
         )
     };
     format!(
-        "[global.config]
-as = {local_as}
-router-id = \"10.99.0.1\"
-[[neighbors]]
-[neighbors.config]
-neighbor-address = \"{peer}\"
-peer-as = {peer_as}
-{password}
-[neighbors.transport.config]
+        "{password}
+[{table}.transport.config]
 passive-mode = {passive}
-[neighbors.timers.config]
+[{table}.timers.config]
 hold-time = {hold}
 keepalive-interval = {keepalive}
 connect-retry = 5
 idle-hold-time-after-reset = 2
-{security}[neighbors.graceful-restart.config]
+{security}{multihop}[{table}.graceful-restart.config]
 enabled = {graceful_restart}
 restart-time = 30
 notification-enabled = true

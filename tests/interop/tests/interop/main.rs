@@ -7,9 +7,12 @@
 
 use std::{path::Path, time::Duration};
 
-use eip_interop_tests::{Bench, Kind, Router, RouterOptions, SpeakerProcess};
+use eip_interop_tests::{Bench, Kind, Router, RouterOptions, Shape, SpeakerProcess};
 use eip_lab::wait::{pause, wait_until};
 use nix::sys::signal::{Signal, kill};
+
+mod convergence;
+mod neighbours;
 
 const SPEAKER: &str = env!("CARGO_BIN_EXE_eip-test-speaker");
 const SOON: Duration = Duration::from_secs(15);
@@ -39,12 +42,22 @@ fn start(bench: &Bench, options: &[&str]) -> SpeakerProcess {
     SpeakerProcess::start(bench, SPEAKER, options).unwrap()
 }
 
-/// Runs a scenario with a router and shows the logs when it fails.
+/// Runs a scenario with a router one wire away and shows the logs when it fails.
 fn against(kind: Kind, options: RouterOptions, scenario: impl FnOnce(&Bench, &Router<'_>)) {
+    across(Shape::Wire, kind, options, scenario);
+}
+
+/// The same with something else between the two.
+fn across(
+    shape: Shape,
+    kind: Kind,
+    options: RouterOptions,
+    scenario: impl FnOnce(&Bench, &Router<'_>),
+) {
     if !can_run(kind) {
         return;
     }
-    let bench = Bench::raise().unwrap();
+    let bench = Bench::raise(shape).unwrap();
     let router = Router::start(kind, &bench, options).unwrap();
     let outcome =
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scenario(&bench, &router)));
@@ -67,6 +80,32 @@ macro_rules! for_each_router {
             $(#[test] fn $name() { super::against(super::Kind::Gobgp, $options, $scenario); })+
         }
     };
+}
+
+/// One test for each of some routers.
+macro_rules! scenarios {
+    ($($name:ident: $shape:expr, $options:expr => $scenario:expr, [$($kind:ident),+];)+) => {
+        $(mod $name {
+            $(#[test]
+            fn $kind() {
+                let kind = crate::$kind();
+                crate::across($shape, kind, $options, $scenario);
+            })+
+        })+
+    };
+}
+use scenarios;
+
+fn bird() -> Kind {
+    Kind::Bird
+}
+
+fn frr() -> Kind {
+    Kind::Frr
+}
+
+fn gobgp() -> Kind {
+    Kind::Gobgp
 }
 
 fn options() -> RouterOptions {

@@ -1,12 +1,8 @@
 //! Listening sockets and the keys on them.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
+use ipnet::IpNet;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
@@ -15,8 +11,8 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{ListenerStatus, socket};
-use crate::announce::bgp::config::{Password, PeerConfig, PeerName, Transport};
+use super::{ListenerStatus, roster::Peers, socket};
+use crate::announce::bgp::config::{Neighbour, Password, PeerConfig, Transport};
 
 /// Accepted connections nobody has looked at.
 const ACCEPTED: usize = 16;
@@ -29,7 +25,7 @@ struct Listener {
     socket: Option<Arc<TcpListener>>,
     error: Option<String>,
     /// Keys that are on the socket.
-    keys: BTreeMap<IpAddr, (Transport, Password)>,
+    keys: BTreeMap<IpNet, (Transport, Password)>,
 }
 
 /// All listening addresses.
@@ -59,8 +55,14 @@ impl Listeners {
         }
     }
 
-    /// Opens what is closed and brings the keys in line. Sockets that are open stay open.
-    pub(super) fn set_peers(&mut self, peers: &BTreeMap<PeerName, PeerConfig>) {
+    /// Opens what is closed and brings the keys in line: of the peers whose address is known, and
+    /// of the ranges that are configured. Sockets that are open stay open.
+    pub(super) fn set_peers(&mut self, configured: &Peers, known: &Peers) {
+        let wanted: BTreeMap<IpNet, (Transport, Password)> = known
+            .values()
+            .chain(configured.values())
+            .filter_map(key)
+            .collect();
         let now = Instant::now();
         let is_due = now >= self.retry_at;
         if is_due {
@@ -72,10 +74,10 @@ impl Listeners {
                 && let Some(socket) = listener.open()
             {
                 // Keys first: a peer's SYN must not arrive before its key.
-                listener.set_keys(peers);
+                listener.set_keys(&wanted);
                 self.tasks.spawn(accept_all(socket, self.sender.clone()));
             } else {
-                listener.set_keys(peers);
+                listener.set_keys(&wanted);
             }
         }
     }
@@ -127,35 +129,46 @@ impl Listener {
         }
     }
 
-    fn set_keys(&mut self, peers: &BTreeMap<PeerName, PeerConfig>) {
+    fn set_keys(&mut self, keys: &BTreeMap<IpNet, (Transport, Password)>) {
         let Some(socket) = &self.socket else { return };
-        let wanted: BTreeMap<IpAddr, (Transport, Password)> = peers
-            .values()
-            .filter(|peer| peer.transport.address.is_ipv4() == self.address.is_ipv4())
-            .filter_map(|PeerConfig { transport, .. }| {
-                let password = transport.password.clone()?;
-                Some((transport.address, (transport.clone(), password)))
-            })
+        let is_ipv4 = self.address.is_ipv4();
+        let wanted: BTreeMap<IpNet, (Transport, Password)> = keys
+            .iter()
+            .filter(|(net, _)| net.addr().is_ipv4() == is_ipv4)
+            .map(|(net, key)| (*net, key.clone()))
             .collect();
         if wanted == self.keys {
             return;
         }
         let mut error = None;
-        for (address, (transport, _)) in &self.keys {
-            if !wanted.contains_key(address) {
-                error = socket::set_listener_key(socket, transport, None)
+        for (net, (transport, _)) in &self.keys {
+            if !wanted.contains_key(net) {
+                error = socket::set_listener_key(socket, *net, transport, None)
                     .err()
                     .or(error);
             }
         }
-        for (transport, password) in wanted.values() {
-            error = socket::set_listener_key(socket, transport, Some(password))
+        for (net, (transport, password)) in &wanted {
+            error = socket::set_listener_key(socket, *net, transport, Some(password))
                 .err()
                 .or(error);
         }
         self.error = error.map(|error| error.to_string());
         self.keys = wanted;
     }
+}
+
+/// Whose segments have to carry which key; nobody's where the address is not known yet.
+fn key(peer: &PeerConfig) -> Option<(IpNet, (Transport, Password))> {
+    let transport = &peer.transport;
+    let password = transport.password.clone()?;
+    let whose = match transport.neighbour {
+        // Guests have the key of their range.
+        Neighbour::Range(range) => range,
+        Neighbour::Advertised if transport.address.is_unspecified() => return None,
+        Neighbour::Address | Neighbour::Advertised => IpNet::from(transport.address),
+    };
+    Some((whose, (transport.clone(), password)))
 }
 
 async fn accept_all(

@@ -1,19 +1,23 @@
 //! The only module with I/O: one supervisor, one task per peer, one per listening socket.
 //!
 //! ```text
-//!   Speaker ── watch<Intent> ──> Supervisor ──┬─ spawns ─> PeerTask (one per peer)
-//!      ▲                             ▲        │               ▲  │
-//!      │                    mpsc(16) │        └── mpsc(2) ────┘  │ watch<PeerStatus>
-//!      │                         Listener (one per address)      │
-//!      └───────────────────────── status <───────────────────────┘
+//!   Speaker ── watch<Intent> ──> Supervisor ── watch<Intent> ─> PeerTask (one per peer)
+//!      ▲                           ▲    ▲  └────── mpsc(2) ──────┘  │
+//!      │                  mpsc(16) │    │ mpsc(16)                  │ watch<PeerStatus>
+//!      │                     Listener  Advertiser                   │
+//!      │           (one per address)   (one per unnumbered peer)    │
+//!      └───────────────────────── status <──────────────────────────┘
 //! ```
 //!
+//! The supervisor puts addresses to the peers that are configured without one ([`Roster`]).
 //! What is wanted travels as state, not as commands: nothing queues up behind a slow peer, and a
 //! task that sees only the newest [`Intent`] has missed nothing. A full channel of connections
 //! drops the newest one, which the peer dials again.
 
+mod advertise;
 mod listener;
 mod peer;
+mod roster;
 mod socket;
 mod stream;
 mod wanted;
@@ -25,7 +29,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::Serialize;
@@ -33,15 +37,26 @@ use tokio::{
     net::TcpStream,
     sync::{mpsc, watch},
     task::{Id, JoinSet},
+    time::sleep,
 };
 use tracing::{Instrument as _, debug, info_span};
 
-use self::{listener::Listeners, peer::PeerTask};
+use self::{
+    advertise::{Advertisers, Heard},
+    listener::Listeners,
+    peer::PeerTask,
+    roster::{Peers, Roster},
+};
 use super::{
-    config::{PeerConfig, PeerName, SpeakerConfig},
-    fsm::{Identity, SessionSnapshot},
+    config::{Neighbour, PeerConfig, PeerName, SpeakerConfig},
+    fsm::{Identity, SessionSnapshot, State},
     route::RouteTable,
 };
+
+/// How long a peer that dialled from a range is remembered after its session was lost.
+const GUEST_LINGER: Duration = Duration::from_mins(2);
+/// How often such peers are looked at.
+const TIDY: Duration = Duration::from_secs(10);
 
 /// Connections a peer's task has not looked at yet.
 const INCOMING_PER_PEER: usize = 2;
@@ -50,7 +65,7 @@ const INCOMING_PER_PEER: usize = 2;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Intent {
     pub(super) table: RouteTable,
-    pub(super) peers: Arc<BTreeMap<PeerName, PeerConfig>>,
+    pub(super) peers: Arc<Peers>,
     pub(super) drain: Option<Drain>,
     pub(super) exit: Option<Exit>,
 }
@@ -111,7 +126,12 @@ pub(super) struct Board {
 /// Owns all tasks.
 pub(super) struct Supervisor {
     identity: Identity,
+    /// As the speaker wants it.
     intent: watch::Receiver<Intent>,
+    /// The same for the tasks: with an address for every peer.
+    resolved: watch::Sender<Intent>,
+    roster: Roster,
+    advertisers: Advertisers,
     board: Arc<Board>,
     start_by: Instant,
     listeners: Listeners,
@@ -133,6 +153,9 @@ impl Supervisor {
         Self {
             identity: Identity::from(config),
             intent,
+            resolved: watch::channel(Intent::default()).0,
+            roster: Roster::default(),
+            advertisers: Advertisers::new(),
             listeners: Listeners::new(&config.listen),
             board,
             start_by: Instant::now() + config.restart_time,
@@ -143,31 +166,68 @@ impl Supervisor {
 
     /// Runs until the speaker shuts down or its handle is gone, and all peers have ended.
     pub(super) async fn run(mut self) {
+        let mut is_new = true;
         loop {
             let intent = self.intent.borrow_and_update().clone();
+            let peers = self.publish(&intent, is_new);
             if intent.exit.is_some() {
                 break;
             }
-            self.spawn_missing(&intent);
-            self.listeners.set_peers(&intent.peers);
+            self.spawn_missing(&peers);
+            self.show_unknown(&intent.peers);
+            self.listeners.set_peers(&intent.peers, &peers);
             *lock(&self.board.listeners) = self.listeners.status();
+            self.advertisers
+                .set_interfaces(intent.peers.values().filter_map(unnumbered));
+            let has_guests = self.roster.has_guests();
+            is_new = false;
             tokio::select! {
-                changed = self.intent.changed() => if changed.is_err() { break },
-                Some((stream, source)) = self.listeners.accept() => {
-                    self.hand_over(&intent, stream, source);
+                changed = self.intent.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    is_new = true;
                 }
+                Some((stream, source)) = self.listeners.accept() => {
+                    self.hand_over(&intent.peers, stream, source);
+                }
+                Some(heard) = self.advertisers.heard() => self.note_router(&peers, &heard),
                 Some(ended) = self.tasks.join_next_with_id() => {
                     let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
                     self.reap(id);
                 }
+                () = sleep(TIDY), if has_guests => self.tidy(&intent.peers),
             }
         }
         self.listeners.close();
-        while self.tasks.join_next().await.is_some() {}
+        let Self {
+            resolved,
+            mut tasks,
+            ..
+        } = self;
+        // Tasks that were not told to leave learn by this that nobody wants them any more.
+        drop(resolved);
+        while tasks.join_next().await.is_some() {}
     }
 
-    fn spawn_missing(&mut self, intent: &Intent) {
-        for (name, config) in intent.peers.iter() {
+    /// Tells the tasks what is wanted, when it is new or somebody has got another address.
+    fn publish(&mut self, intent: &Intent, is_new: bool) -> Arc<Peers> {
+        let peers = self.roster.resolve(&intent.peers);
+        self.resolved.send_if_modified(|resolved| {
+            let is_changed = is_new || resolved.peers != peers;
+            if is_changed {
+                *resolved = Intent {
+                    peers: Arc::clone(&peers),
+                    ..intent.clone()
+                };
+            }
+            is_changed
+        });
+        peers
+    }
+
+    fn spawn_missing(&mut self, peers: &Peers) {
+        for (name, config) in peers {
             if !self.peers.contains_key(name) {
                 self.spawn(config);
             }
@@ -176,17 +236,11 @@ impl Supervisor {
 
     fn spawn(&mut self, config: &PeerConfig) {
         let (sender, incoming) = mpsc::channel(INCOMING_PER_PEER);
-        let (status, board) = watch::channel(PeerStatus {
-            name: config.name.clone(),
-            address: config.transport.address,
-            since: SystemTime::now(),
-            transport_error: None,
-            session: SessionSnapshot::default(),
-        });
+        let (status, board) = watch::channel(PeerStatus::unborn(config));
         let task = PeerTask::new(
             self.identity.clone(),
             config.clone(),
-            self.intent.clone(),
+            self.resolved.subscribe(),
             incoming,
             status,
             self.start_by,
@@ -212,21 +266,100 @@ impl Supervisor {
         }
     }
 
-    /// A connection goes to the peer with its source address. Anybody else's is closed before a
-    /// byte is sent.
-    fn hand_over(&self, intent: &Intent, stream: TcpStream, source: SocketAddr) {
-        let peer = intent
-            .peers
-            .values()
-            .find(|peer| peer.transport.accepts(source));
-        let running = peer.and_then(|peer| self.peers.get(&peer.name));
-        let Some(running) = running else {
+    /// Peers that are configured and have no address yet can be seen all the same.
+    fn show_unknown(&self, configured: &Peers) {
+        let mut board = lock(&self.board.peers);
+        board.retain(|name, _| configured.contains_key(name) || self.peers.contains_key(name));
+        for peer in configured.values() {
+            if let Some(interface) = unnumbered(peer)
+                && !self.roster.is_known(peer)
+                && !board.contains_key(&peer.name)
+            {
+                let mut status = PeerStatus::unborn(peer);
+                status.transport_error = Some(format!("no router is heard on {interface}"));
+                board.insert(peer.name.clone(), watch::channel(status).1);
+            }
+        }
+    }
+
+    /// A connection goes to the peer with its source address, or in whose range that is. Anybody
+    /// else's is closed before a byte is sent.
+    fn hand_over(&mut self, configured: &Arc<Peers>, stream: TcpStream, source: SocketAddr) {
+        let from = socket::source(source);
+        let is_from = |peer: &PeerConfig| {
+            let transport = &peer.transport;
+            transport.address == from.address
+                && (!transport.is_link_local() || transport.interface == from.interface)
+        };
+        let find = |peers: &Peers| {
+            let peer = peers.values().find(|peer| is_from(peer));
+            peer.map(|peer| peer.name.clone())
+        };
+        let mut name = find(&self.roster.resolve(configured));
+        if name.is_none() && self.roster.admit(configured, from.clone()) {
+            let peers = self.roster.resolve(configured);
+            name = find(&peers);
+            self.resolved
+                .send_modify(|resolved| resolved.peers = Arc::clone(&peers));
+            self.spawn_missing(&peers);
+        }
+        let Some(running) = name.and_then(|name| self.peers.get(&name)) else {
             debug!(%source, "connection of no configured peer");
             return;
         };
         if running.incoming.try_send(stream).is_err() {
             debug!(%source, "connection dropped, others are waiting");
         }
+    }
+
+    fn note_router(&mut self, peers: &Peers, heard: &Heard) {
+        let Heard { interface, router } = heard;
+        let of_interface = peers
+            .values()
+            .find(|peer| unnumbered(peer) == Some(interface.as_str()));
+        let is_up = of_interface
+            .and_then(|peer| self.status_of(&peer.name))
+            .is_some_and(|status| status.session.state == State::Established);
+        self.roster.hear(interface, *router, is_up, Instant::now());
+    }
+
+    fn tidy(&mut self, configured: &Peers) {
+        let over: Vec<PeerName> = lock(&self.board.peers)
+            .iter()
+            .filter(|(_, status)| {
+                let status = status.borrow();
+                let age = status.since.elapsed().unwrap_or_default();
+                status.session.state <= State::Active && age >= GUEST_LINGER
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        self.roster.tidy(configured, |name| over.contains(name));
+    }
+
+    fn status_of(&self, name: &PeerName) -> Option<PeerStatus> {
+        let board = lock(&self.board.peers);
+        board.get(name).map(|status| status.borrow().clone())
+    }
+}
+
+impl PeerStatus {
+    /// A peer about which nothing is known yet.
+    fn unborn(config: &PeerConfig) -> Self {
+        Self {
+            name: config.name.clone(),
+            address: config.transport.address,
+            since: SystemTime::now(),
+            transport_error: None,
+            session: SessionSnapshot::default(),
+        }
+    }
+}
+
+/// The interface of a peer that has to be heard there.
+fn unnumbered(peer: &PeerConfig) -> Option<&str> {
+    match peer.transport.neighbour {
+        Neighbour::Advertised => peer.transport.interface.as_deref(),
+        Neighbour::Address | Neighbour::Range(_) => None,
     }
 }
 

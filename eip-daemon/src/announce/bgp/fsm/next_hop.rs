@@ -38,6 +38,8 @@ pub(super) fn next_hop_ipv4(
 /// Configured, else our own address.
 pub(super) fn next_hop_ipv6(policy: &ExportPolicy, endpoints: Endpoints) -> Option<Via> {
     let own = match endpoints.local {
+        // The link-local address stands alone only where there is nothing else.
+        IpAddr::V6(own) if own.is_unicast_link_local() => endpoints.other_ipv6.or(Some(own)),
         IpAddr::V6(own) => Some(own),
         IpAddr::V4(_) => endpoints.other_ipv6,
     };
