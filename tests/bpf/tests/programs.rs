@@ -85,7 +85,8 @@ fn map_layout_matches_abi_version() {
     assert_eq!(size_of::<Vm<V6>>(), 32);
     assert_eq!(size_of::<FlowKey<V6>>(), 40);
     assert_eq!(size_of::<FragmentKey<V6>>(), 40);
-    assert_eq!(size_of::<(Net, Uplink)>(), 8);
+    assert_eq!(size_of::<Net>(), 4);
+    assert_eq!(size_of::<Uplink>(), 12);
     assert_eq!(size_of::<Config>(), 36);
     assert_eq!(size_of::<Traffic>(), 32);
     assert_eq!(size_of::<EipReasonKey>(), 8);
