@@ -181,6 +181,8 @@ pub fn ipv4<B: Bytes + ?Sized>(
     let l4 = l3 + header_len;
     let transport = match fragment {
         Fragment::Later => Transport::OPAQUE,
+        // Means nothing inside IPv4: carried by address, like any protocol nobody knows.
+        _ if protocol == protocol::ICMPV6 => Transport::OPAQUE,
         Fragment::Whole | Fragment::First => {
             transport(bytes, l4, protocol, len - shortest).ok_or(ParseError::Malformed)?
         }
@@ -615,6 +617,7 @@ pub fn ipv4_quoted<B: Bytes + ?Sized>(
     let protocol = header[9];
     let (source_port, destination_port, checksum) = match ipv4_fragment(&header) {
         Fragment::Later => ([0; 2], [0; 2], Checksum::None),
+        _ if protocol == protocol::ICMPV6 => ([0; 2], [0; 2], Checksum::None),
         Fragment::Whole | Fragment::First => {
             quoted_transport(bytes, l4, protocol, available - header_len)
         }

@@ -12,13 +12,9 @@ use crate::{check, needs, needs::User, steps::Steps, test};
 pub(crate) struct Args {}
 
 pub(crate) fn run(_args: &Args) -> Result<()> {
-    needs::require(&[
-        User::Check,
-        User::TestUnit,
-        User::TestBpf,
-        User::TestE2e,
-        User::TestInterop,
-    ])?;
+    let mut users = vec![User::Check];
+    users.extend(test::users());
+    needs::require(&users)?;
     let mut steps = Steps::default();
     check::add_steps(&mut steps);
     let counted = test::add_all(&mut steps);

@@ -22,6 +22,7 @@ pub(crate) enum User {
     TestUnit,
     TestBpf,
     TestE2e,
+    TestOracle,
     TestInterop,
     Lab,
     Demo,
@@ -29,12 +30,13 @@ pub(crate) enum User {
 }
 
 impl User {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Build,
         Self::Check,
         Self::TestUnit,
         Self::TestBpf,
         Self::TestE2e,
+        Self::TestOracle,
         Self::TestInterop,
         Self::Lab,
         Self::Demo,
@@ -49,6 +51,7 @@ impl User {
             Self::TestUnit => "test unit",
             Self::TestBpf => "test bpf",
             Self::TestE2e => "test e2e",
+            Self::TestOracle => "test oracle",
             Self::TestInterop => "test interop",
             Self::Lab => "lab",
             Self::Demo => "demo",
@@ -63,6 +66,7 @@ const COMPILING: &[User] = &User::ALL;
 const LOADING: &[User] = &[
     User::TestBpf,
     User::TestE2e,
+    User::TestOracle,
     User::Lab,
     User::Demo,
     User::Bench,
@@ -71,15 +75,22 @@ const LOADING: &[User] = &[
 const PRIVILEGED: &[User] = &[
     User::TestBpf,
     User::TestE2e,
+    User::TestOracle,
     User::TestInterop,
     User::Lab,
     User::Demo,
     User::Bench,
 ];
 /// Who raises namespaces with nodes in them.
-const NETWORKING: &[User] = &[User::TestE2e, User::Lab, User::Demo];
+const NETWORKING: &[User] = &[User::TestE2e, User::TestOracle, User::Lab, User::Demo];
 /// Who raises namespaces at all.
-const NAMESPACES: &[User] = &[User::TestE2e, User::TestInterop, User::Lab, User::Demo];
+const NAMESPACES: &[User] = &[
+    User::TestE2e,
+    User::TestOracle,
+    User::TestInterop,
+    User::Lab,
+    User::Demo,
+];
 /// Who runs routers.
 const ROUTING: &[User] = &[User::TestInterop];
 

@@ -13,8 +13,8 @@ use crate::{
 /// Runs the tests: all levels, or one, or those of it whose name contains a word.
 ///
 /// unit: pure parts, no root. bpf: the kernel programs, packet by packet, by the kernel's own test
-/// run. e2e: the real daemon in network namespaces. interop: the BGP speaker against BIRD, FRR and
-/// GoBGP. All but the first need root.
+/// run. e2e: the real daemon in network namespaces. oracle: the kernel's own NAT and ours get the same
+/// packets. interop: the BGP speaker against BIRD, FRR and GoBGP. All but the first need root.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Which level; all of them without it.
@@ -29,17 +29,25 @@ pub(crate) enum Level {
     Unit,
     Bpf,
     E2e,
+    Oracle,
     Interop,
 }
 
 impl Level {
-    const ALL: [Self; 4] = [Self::Unit, Self::Bpf, Self::E2e, Self::Interop];
+    const ALL: [Self; 5] = [
+        Self::Unit,
+        Self::Bpf,
+        Self::E2e,
+        Self::Oracle,
+        Self::Interop,
+    ];
 
     const fn user(self) -> User {
         match self {
             Self::Unit => User::TestUnit,
             Self::Bpf => User::TestBpf,
             Self::E2e => User::TestE2e,
+            Self::Oracle => User::TestOracle,
             Self::Interop => User::TestInterop,
         }
     }
@@ -49,8 +57,14 @@ impl Level {
             Self::Unit => "test unit",
             Self::Bpf => "test bpf",
             Self::E2e => "test e2e",
+            Self::Oracle => "test oracle",
             Self::Interop => "test interop",
         }
+    }
+
+    /// Whether its tests run the real daemon in namespaces.
+    const fn starts_programs(self) -> bool {
+        matches!(self, Self::E2e | Self::Oracle)
     }
 
     const fn packages(self) -> &'static [&'static str] {
@@ -58,6 +72,7 @@ impl Level {
             Self::Unit => &["eip-common", "eip-daemon", "eip-lab", "xtask"],
             Self::Bpf => &["eip-bpf-tests"],
             Self::E2e => &["eip-e2e-tests"],
+            Self::Oracle => &["eip-oracle-tests"],
             Self::Interop => &["eip-interop-tests"],
         }
     }
@@ -90,6 +105,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut steps = Steps::default();
     let counts = add_steps(&mut steps, &levels, args.filter.as_deref());
     finish(steps, counts)
+}
+
+/// Who needs what, for `ci`.
+pub(crate) fn users() -> impl Iterator<Item = User> {
+    Level::ALL.into_iter().map(Level::user)
 }
 
 /// Every level, for `ci`.
@@ -134,7 +154,7 @@ fn finish(
 }
 
 fn run_level(level: Level, filter: Option<&str>) -> Result<Counts> {
-    if level == Level::E2e {
+    if level.starts_programs() {
         // The tests start the programs as a node does.
         build::programs()?;
     }
@@ -159,7 +179,7 @@ fn run_level(level: Level, filter: Option<&str>) -> Result<Counts> {
 
 fn test_line(level: Level, filter: Option<&str>) -> Line {
     let mut line = cargo("test").arg("--no-fail-fast");
-    if matches!(level, Level::E2e | Level::Interop) {
+    if level.starts_programs() || level == Level::Interop {
         // Root and routers are there (see `needs`): no test has a reason to skip itself.
         line = line.env("EIP_E2E_REQUIRED", "1");
     }
@@ -244,7 +264,6 @@ fn parse_result(line: &str) -> Option<Counts> {
 #[cfg(test)]
 mod tests {
     use super::{Counts, Level, Shown, judge, parse_result, test_line};
-    use crate::apt;
 
     #[test]
     fn closing_line_of_a_harness_is_counted() {

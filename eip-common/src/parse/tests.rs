@@ -172,6 +172,23 @@ fn only_a_syn_without_ack_opens_a_connection() {
 }
 
 #[test]
+fn icmpv6_inside_ipv4_has_no_checksum_and_no_quote() {
+    // What would be "packet too big" and "echo request" of IPv6.
+    for kind in [2, 128] {
+        let mut header = Ipv4Header::new(8, 64, IpNumber(58), SOURCE, DESTINATION).unwrap();
+        header.header_checksum = header.calc_header_checksum();
+        let mut frame = vec![0; 14];
+        header.write(&mut frame).unwrap();
+        frame.extend([kind, 0, 1, 2, 3, 4, 5, 6]);
+        let headers = ipv4(frame.as_slice(), 14, available(&frame)).unwrap();
+        assert_eq!(headers.transport.kind, Kind::Other);
+        assert_eq!(headers.transport.checksum, Checksum::None);
+        let quoted = ipv4_quoted(frame.as_slice(), 14, available(&frame)).unwrap();
+        assert_eq!(quoted.checksum, Checksum::None);
+    }
+}
+
+#[test]
 fn a_super_packet_beyond_64_kib_has_its_length_in_the_frame() {
     let mut frame = vec![0; 14 + 70_000];
     frame[14] = 0x45;

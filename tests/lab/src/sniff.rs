@@ -17,8 +17,9 @@ use std::{
 
 use anyhow::Context as _;
 use nix::{
+    errno::Errno,
     ifaddrs::getifaddrs,
-    net::if_::if_indextoname,
+    net::if_::{if_indextoname, if_nametoindex},
     sys::{
         socket::{
             AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvfrom, sendto,
@@ -261,6 +262,51 @@ fn name_of(index: usize) -> String {
         .and_then(|index| if_indextoname(index).ok())
         .and_then(|name| name.into_string().ok())
         .unwrap_or_else(|| format!("if{index}"))
+}
+
+/// Hears what one interface receives, one frame after the other, in the caller's own thread.
+#[derive(Debug)]
+pub struct Tap {
+    socket: OwnedFd,
+    ifindex: usize,
+}
+
+impl Tap {
+    /// Starts to listen at an interface of a namespace.
+    ///
+    /// # Errors
+    /// When there is no such interface.
+    pub fn open(ns: &Ns, interface: &str) -> anyhow::Result<Self> {
+        ns.run(|| {
+            let ifindex =
+                if_nametoindex(interface).with_context(|| format!("no interface {interface}"))?;
+            Ok(Self {
+                socket: packet_socket()?,
+                ifindex: usize::try_from(ifindex)?,
+            })
+        })
+    }
+
+    /// The next frame that is received; `None` when there was none for a moment.
+    ///
+    /// # Errors
+    /// When frames were lost because nobody fetched them.
+    pub fn next(&self) -> anyhow::Result<Option<Vec<u8>>> {
+        let mut buffer = vec![0; FRAME_MAX];
+        loop {
+            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
+                Ok((length, Some(from)))
+                    if from.ifindex() == self.ifindex && from.pkttype() != PACKET_OUTGOING =>
+                {
+                    buffer.truncate(length);
+                    return Ok(Some(buffer));
+                }
+                Ok(_) => {}
+                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+                Err(error) => return Err(error).context("receive a frame"),
+            }
+        }
+    }
 }
 
 /// Sends whole frames out of one interface.

@@ -1,0 +1,9 @@
+//! The oracle at work: generated packets, named differences, recorded traffic.
+//!
+//! Needs root, as the end-to-end tests do.
+#![cfg(test)]
+#![forbid(unsafe_code)]
+mod generate;
+mod generated;
+mod named;
+mod support;
