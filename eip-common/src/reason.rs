@@ -133,7 +133,8 @@ macro_rules! reasons {
                 match self { $( Self::$variant => Class::$class, )+ }
             }
 
-            /// Worth counting per binding too: not the everyday way of a packet of an EIP.
+            /// Worth counting per binding too: not the everyday way of a packet of an EIP, or one that
+            /// others decide about.
             #[inline(always)]
             #[must_use]
             pub const fn is_exception(self) -> bool {
@@ -206,7 +207,7 @@ reasons! {
          the kernel forwards it.",
         "Name that interface with --uplink, or set --gateway-ip.";
     /// The binding asks for the stack lane.
-    SentToStack = 11, "sent-to-stack", Carry, false,
+    SentToStack = 11, "sent-to-stack", Carry, true,
         "A packet of the VM has its elastic IP and was given to the kernel to forward: delivery \
          `stack`.",
         "If packets do not leave, look for a FORWARD rule that drops them: `eip-daemon check`.";
@@ -223,7 +224,7 @@ reasons! {
         "Translated in XDP and redirected to the VM's port.",
         "Nothing: the packet arrived.";
     /// Left to the kernel's routing: delivery `stack`.
-    DeliveredStack = 15, "delivered-stack", Carry, false,
+    DeliveredStack = 15, "delivered-stack", Carry, true,
         "Given to the kernel to route to the VM; the door translates it.",
         "If packets do not arrive, look for a FORWARD rule that drops them: `eip-daemon check`.";
     /// The door translated EIP to VM.

@@ -126,6 +126,7 @@ fn start_core(
 
     let settings = Arc::new(node.settings.clone());
     let (counters, inspector) = (data_plane.counters(), data_plane.inspector());
+    let examiner = data_plane.examiner();
     let events = data_plane.events();
     let (reconciler, reports) =
         Reconciler::new(data_plane, facts.clone(), Arc::clone(&settings), events);
@@ -140,6 +141,7 @@ fn start_core(
         facts,
         counters,
         inspector,
+        examiner,
         settings,
         source: options.source.clone(),
         notices: node.notices.iter().map(ToString::to_string).collect(),

@@ -80,6 +80,9 @@ pub struct Binding {
     pub requested_delivery: Option<DeliveryChoice>,
     /// The lane in use.
     pub delivery: Option<Lane>,
+    /// Whether NetworkPolicy by iptables holds for its packets, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// The announcement asked for; absent means the node's setting.
     pub requested_announce: Option<Announce>,
     /// How it is announced; absent means that it is not served here.
@@ -336,6 +339,9 @@ pub struct Status {
     pub gateway6: Option<IpAddr>,
     /// Bindings by state; every state is listed.
     pub bindings: BTreeMap<String, usize>,
+    /// For how many EIPs NetworkPolicy by iptables holds, for people.
+    #[serde(default)]
+    pub policy: String,
     /// What does not work.
     pub failing: Vec<FailingChange>,
     /// Documents nobody could read.
@@ -344,6 +350,60 @@ pub struct Status {
     pub notices: Vec<String>,
     /// How full the maps are.
     pub maps: Vec<MapFill>,
+}
+
+/// What a look at one link of the chain came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkState {
+    /// As it should be.
+    Ok,
+    /// Broken.
+    Bad,
+    /// Not looked at, because something before it is broken or it does not apply.
+    Skipped,
+}
+
+/// One link of the chain from an object to packets that arrive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChainLink {
+    /// Which.
+    pub name: String,
+    /// How it is.
+    pub state: LinkState,
+    /// What was found.
+    pub found: String,
+    /// What to do about it, when it is bad.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cure: Option<String>,
+    /// What is worth knowing although it breaks nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// Why one EIP works, or does not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// The elastic IP.
+    pub eip: IpAddr,
+    /// The binding object; absent when there is none.
+    pub binding: Option<String>,
+    /// The chain, in the order in which things depend on each other.
+    pub chain: Vec<ChainLink>,
+    /// Name of the first broken link.
+    pub broken: Option<String>,
+}
+
+/// Answer of `GET /v1/explain/{eip-vm-or-name}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExplainAnswer {
+    /// Name of the node that was looked at.
+    pub node: String,
+    /// Every EIP that was meant.
+    pub explanations: Vec<Explanation>,
 }
 
 /// Body of every answer that is not a success.

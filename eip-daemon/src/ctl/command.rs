@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::{
     DEFAULT_SOCKET,
     api::{
-        BindAnswer, BindBody, Binding, BindingList, BindingPhase, NetList, ReasonList, Status,
-        UnbindAnswer,
+        BindAnswer, BindBody, Binding, BindingList, BindingPhase, ExplainAnswer, NetList,
+        ReasonList, Status, UnbindAnswer,
     },
     client::{Client, ClientError, escape},
     render,
@@ -26,7 +26,7 @@ use crate::model::{Announce, DeliveryChoice};
 Exit codes:
   0  done
   1  failed: no agent, an unknown or refused binding, a binding that is not programmed in time,
-     or `status --check` on a node that is not in sync
+     an EIP that `explain` finds broken, or `status --check` on a node that is not in sync
   2  the command line is wrong"
 )]
 pub struct Cli {
@@ -67,6 +67,11 @@ pub enum Verb {
     Get {
         /// An EIP, NAME or NAMESPACE/NAME
         binding: String,
+    },
+    /// Walk from an object to the packets that arrive, and name the first broken link
+    Explain {
+        /// An EIP, a VM or a binding: NAME or NAMESPACE/NAME
+        what: String,
     },
     /// Show the node: uplinks, sync, bindings by state, what does not work
     Status {
@@ -166,6 +171,7 @@ pub async fn run(cli: Cli) -> Result<Answer, ClientError> {
             let binding: Binding = client.get(&binding_path(&binding)).await?;
             Ok(show(cli.output, &binding, render::binding).into())
         }
+        Verb::Explain { what } => explain(&client, cli.output, &what).await,
         Verb::Status { check } => status(&client, cli.output, check).await,
         Verb::Bind(args) => bind(&client, cli.output, args).await,
         Verb::Unbind { binding } => {
@@ -198,6 +204,26 @@ fn show<T: Serialize>(output: Output, answer: &T, table: impl FnOnce(&T) -> Stri
 fn json(answer: &impl Serialize) -> String {
     let text = serde_json::to_string_pretty(answer).unwrap_or_default();
     format!("{text}\n")
+}
+
+async fn explain(client: &Client, output: Output, what: &str) -> Result<Answer, ClientError> {
+    let path = format!("/v1/explain/{}", escape(what));
+    let answer: ExplainAnswer = client.get(&path).await?;
+    let text = show(output, &answer, render::explanations);
+    let broken = answer.explanations.iter().find_map(|explanation| {
+        let name = explanation.broken.as_ref()?;
+        let link = explanation.chain.iter().find(|link| link.name == *name)?;
+        Some((explanation.eip, link))
+    });
+    let complaint = broken.map(|(eip, link)| Complaint {
+        error: format!(
+            "{eip} does not work: the first broken link is `{}`",
+            link.name
+        ),
+        cause: Some(link.found.clone()),
+        hint: link.cure.clone(),
+    });
+    Ok(Answer { text, complaint })
 }
 
 async fn status(client: &Client, output: Output, check: bool) -> Result<Answer, ClientError> {

@@ -6,6 +6,7 @@ use eip_common::{
     abi::{BY_PORT, Traffic},
     reason::{Hook, Reason},
 };
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::state::{AgentState, Started};
@@ -13,12 +14,14 @@ use crate::{
     config::SourceSpec,
     dataplane::{
         Counters, DataPlaneError, ReasonCount, SlotReasonCount,
+        examine::{Examiner, Question, Sighting},
         inspect::{AttachMode, Attachment, Inspector, MapFill},
     },
     model::{
-        Announce, BindingFact, BindingState, DeliveryChoice, Facts, Lane, Link, NetState,
-        NetworkView, NodeAddress, NodeSettings, ObjectName, Origin, Outcome, RefuseReason,
-        RefusedDocument, TcMode, VmFact, VmInterface, VmPhase, WaitReason, XdpMode,
+        Announce, BindingFact, BindingState, DeliveryChoice, Facts, HostRoute, Lane, Link,
+        NetState, NetworkView, NodeAddress, NodeSettings, ObjectName, Origin, Outcome,
+        RefuseReason, RefusedDocument, RouteTo, TcMode, VmFact, VmInterface, VmPhase, VmState,
+        WaitReason, XdpMode,
     },
     report::{BindingReport, Durations, FailingAction, Report},
 };
@@ -178,6 +181,11 @@ pub(crate) fn report() -> Report {
     let desired = crate::model::Desired {
         nets: nets.into(),
         announcements: [(ip("203.0.113.10"), announcement)].into(),
+        bindings: [
+            (ip("203.0.113.10"), state("10.0.0.10")),
+            (ip("203.0.113.13"), state("10.0.0.13")),
+        ]
+        .into(),
         ..Default::default()
     };
     let observed = crate::model::Observed {
@@ -330,6 +338,81 @@ impl Inspector for StillInspector {
     }
 }
 
+/// Sees everything of the report in place.
+#[derive(Debug)]
+pub(crate) struct StillExaminer;
+
+impl Examiner for StillExaminer {
+    fn look(&self, _question: Question) -> BoxFuture<'_, Result<Sighting, DataPlaneError>> {
+        Box::pin(std::future::ready(Ok(sighting())))
+    }
+}
+
+/// A kernel in which the binding of `web` works.
+pub(crate) fn sighting() -> Sighting {
+    let report = report();
+    let mut kernel = (*report.observed).clone();
+    let mut view = view();
+    let (eip, vm) = (ip("203.0.113.10"), ip("10.0.0.10"));
+    let through = |gateway| RouteTo {
+        ifindex: 7,
+        gateway,
+        is_unicast: true,
+    };
+    view.neighbours = [((7, vm), state("10.0.0.10").vm_mac)].into();
+    view.routes = [(eip, through(Some(vm))), (vm, through(None))].into();
+    let gateway = RouteTo {
+        ifindex: 2,
+        ..through(None)
+    };
+    view.routes.insert(ip("192.0.2.1"), gateway);
+    if let Some(port) = view.links.get_mut(&7) {
+        port.mtu = state("10.0.0.10").mtu;
+    }
+    kernel.nets.clone_from(&report.desired.nets);
+    kernel.bindings.insert(eip, (state("10.0.0.10"), 0));
+    kernel.vms = report
+        .desired
+        .vms
+        .iter()
+        .map(|(vm, state)| (*vm, (state.clone(), 0)))
+        .collect();
+    let primary = VmState {
+        eip,
+        port: 7,
+        l3: 7,
+        has_many: false,
+        uses_stack: false,
+    };
+    kernel.vms.entry(vm).or_insert((primary, 0));
+    kernel.gateway = Some(report.desired.gateway.clone());
+    kernel.rules.clone_from(&report.desired.rules);
+    let route = HostRoute { eip, vm, l3: 7 };
+    kernel.routes.insert(route);
+    let at = |ifindex: u32, interface: &str, hook| Attachment {
+        ifindex,
+        interface: interface.into(),
+        hook,
+        mode: AttachMode::Tcx,
+        link_id: Some(1),
+        program_id: 11,
+    };
+    Sighting {
+        view,
+        running: [2, 7].into(),
+        kernel,
+        uplink_map: [2].into(),
+        attachments: vec![
+            at(2, "eth0", Hook::UplinkXdp),
+            at(2, "eth0", Hook::UplinkTc),
+            at(7, "vm0", Hook::DoorIn),
+            at(7, "vm0", Hook::DoorOut),
+        ],
+        programs: Hook::ALL.map(|hook| (hook, 11)).into(),
+        ..Sighting::default()
+    }
+}
+
 /// The agent of a node that published `report()` and nothing since.
 pub(crate) fn agent() -> (Arc<AgentState>, watch::Sender<Arc<Report>>) {
     let (sender, reports) = watch::channel(Arc::new(report()));
@@ -339,6 +422,7 @@ pub(crate) fn agent() -> (Arc<AgentState>, watch::Sender<Arc<Report>>) {
         facts,
         counters: Arc::new(StillCounters),
         inspector: Arc::new(StillInspector),
+        examiner: Arc::new(StillExaminer),
         settings: Arc::new(settings()),
         source: SourceSpec::Dir("/etc/kube-eip".into()),
         notices: Vec::new(),

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use axum::http::StatusCode;
 
 use super::{api::BindingPhase, error::ApiError, view::phase};
-use crate::report::{BindingReport, Report};
+use crate::{
+    model::{Facts, ObjectName},
+    report::{BindingReport, Report},
+};
 
 /// How many near matches a person is shown.
 const SUGGESTIONS: usize = 3;
@@ -31,6 +34,36 @@ pub(super) fn find_only<'a>(report: &'a Report, key: &str) -> Result<&'a Binding
         [] => Err(not_found(report, key)),
         [one] => Ok(one),
         several => Err(ambiguous(key, several)),
+    }
+}
+
+/// Every binding that a person can mean who asks why something works or not: by its EIP, its name, or the
+/// name of its VM. Nothing for an EIP that no binding names.
+pub(super) fn meant<'a>(
+    report: &'a Report,
+    facts: &Facts,
+    key: &str,
+) -> Result<Vec<&'a BindingReport>, ApiError> {
+    if key.parse::<IpAddr>().is_ok() {
+        return Ok(find(report, key).into_iter().collect());
+    }
+    let is_named = |name: &ObjectName| name.name == key || name.to_string() == key;
+    let mut found: Vec<_> = report
+        .bindings
+        .iter()
+        .filter(|item| is_named(&item.fact.vm) || is_named(&item.fact.name))
+        .collect();
+    found.sort_by_key(|item| (item.fact.eip, phase(report, item)));
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    match facts.vms.iter().find(|vm| is_named(&vm.name)) {
+        Some(vm) => Err(ApiError::new(
+            StatusCode::NOT_FOUND,
+            format!("no binding gives VM {} an EIP", vm.name),
+        )
+        .hint(format!("eipctl bind EIP {}", vm.name))),
+        None => Err(not_found(report, key)),
     }
 }
 

@@ -15,6 +15,7 @@ pub mod client;
 pub mod command;
 mod dump;
 mod error;
+mod explain;
 mod lookup;
 mod render;
 pub mod server;

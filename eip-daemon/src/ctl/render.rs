@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::api::{
-    BindAnswer, BindBody, Binding, BindingPhase, MapFill, Net, ReasonCounter, ReasonList, Status,
-    UnbindAnswer, UplinkStatus,
+    BindAnswer, BindBody, Binding, BindingPhase, ExplainAnswer, Explanation, LinkState, MapFill,
+    Net, ReasonCounter, ReasonList, Status, UnbindAnswer, UplinkStatus,
 };
 use crate::model::Announce;
 
@@ -109,6 +109,7 @@ pub(super) fn binding(binding: &Binding) -> String {
     ));
     if let (Some(port), Some(l3)) = (&binding.port, &binding.l3_device) {
         pairs.push(("lane", or_nothing(binding.delivery.map(lane))));
+        pairs.extend(binding.policy.clone().map(|policy| ("policy", policy)));
         pairs.push((
             "announced",
             or_nothing(binding.announce.map(Announce::name)),
@@ -133,6 +134,35 @@ pub(super) fn binding(binding: &Binding) -> String {
     {
         text.push('\n');
         text.push_str(&reason_table(reasons));
+    }
+    text
+}
+
+pub(super) fn explanations(answer: &ExplainAnswer) -> String {
+    let chains: Vec<_> = answer.explanations.iter().map(explanation).collect();
+    chains.join("\n")
+}
+
+fn explanation(explanation: &Explanation) -> String {
+    let whose = or_nothing(explanation.binding.as_ref());
+    let mut text = format!("{}  {whose}\n", explanation.eip);
+    let chain = &explanation.chain;
+    let width = chain.iter().map(|link| link.name.len()).max();
+    let width = width.unwrap_or_default();
+    for link in chain {
+        let label = match link.state {
+            LinkState::Ok => "ok",
+            LinkState::Bad => "BAD",
+            LinkState::Skipped => "-",
+        };
+        let (name, found) = (&link.name, &link.found);
+        let _infallible = writeln!(text, "  {label:3}  {name:width$}  {found}");
+        for note in &link.notes {
+            let _infallible = writeln!(text, "       {:width$}  note: {note}", "");
+        }
+        if let Some(cure) = &link.cure {
+            let _infallible = writeln!(text, "       {:width$}  -> {cure}", "");
+        }
     }
     text
 }
@@ -315,6 +345,7 @@ fn overview(status: &Status) -> Vec<(&'static str, String)> {
     pairs.push(("gateway", gateway));
     pairs.push(("announce", status.announce.name().to_owned()));
     pairs.push(("bindings", counts(status)));
+    pairs.push(("policy", status.policy.clone()));
     pairs
 }
 

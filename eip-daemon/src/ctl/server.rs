@@ -15,13 +15,13 @@ use tokio::{net::UnixListener, sync::watch};
 
 use super::{
     api::{
-        BindAnswer, BindBody, Binding, BindingList, NetList, ReasonCounter, ReasonList, Status,
-        UnbindAnswer,
+        BindAnswer, BindBody, Binding, BindingList, ExplainAnswer, NetList, ReasonCounter,
+        ReasonList, Status, UnbindAnswer,
     },
     binding,
     dump::{Dump, dump},
     error::ApiError,
-    lookup,
+    explain, lookup,
     state::AgentState,
     status::status,
     view,
@@ -58,6 +58,7 @@ pub fn router(state: Arc<AgentState>) -> Router {
         .route("/v1/bindings", get(list_bindings).post(bind))
         .route("/v1/bindings/{key}", get(get_binding).delete(unbind))
         .route("/v1/drops", get(get_reasons))
+        .route("/v1/explain/{key}", get(get_explanation))
         .route("/v1/nets", get(get_nets))
         .route("/v1/dump", get(get_dump))
         .fallback(no_such_path)
@@ -158,6 +159,10 @@ fn not_programmed(binding: &Binding) -> ApiError {
     }
 }
 
+async fn get_explanation(State(state): Shared, Path(key): Path<String>) -> Answer<ExplainAnswer> {
+    explain::explain(&state, &key).await.map(Json)
+}
+
 async fn get_nets(State(state): Shared) -> Json<NetList> {
     Json(NetList {
         nets: view::nets(&state.report()),
@@ -184,7 +189,7 @@ async fn no_such_method(method: Method, uri: Uri) -> ApiError {
 }
 
 /// Reads counters where a blocking system call stalls nobody.
-async fn read<T: Send + 'static>(
+pub(super) async fn read<T: Send + 'static>(
     state: &AgentState,
     look: impl FnOnce(&dyn Counters) -> Result<T, DataPlaneError> + Send + 'static,
 ) -> Result<T, ApiError> {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::{
     config::SourceSpec,
     ctl::{api::BindingPhase, view::phase},
-    dataplane::{Counters, inspect::Inspector},
+    dataplane::{Counters, examine::Examiner, inspect::Inspector},
     model::{Facts, NodeSettings},
     report::Report,
 };
@@ -26,6 +26,8 @@ pub struct AgentState {
     pub counters: Arc<dyn Counters>,
     /// Attachments and maps.
     pub inspector: Arc<dyn Inspector>,
+    /// The kernel of this moment.
+    pub examiner: Arc<dyn Examiner>,
     /// Settings in force.
     pub settings: Arc<NodeSettings>,
     /// Where facts come from, and where bindings are written to.

@@ -35,6 +35,7 @@ pub(super) fn status(state: &AgentState) -> api::Status {
         gateway4: settings.gateway4.map(Into::into),
         gateway6: settings.gateway6.map(Into::into),
         bindings: counts(&report),
+        policy: view::node_policy(&report),
         failing: report.failing.iter().map(failing).collect(),
         refused_documents: report.refused.iter().map(refused).collect(),
         notices: notices.collect(),

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::api::{self, BindingPhase};
 use crate::{
     dataplane::ReasonCount,
-    model::{Announce, BindingState, NetworkView, Outcome},
+    model::{Announce, BindingState, Lane, NetworkView, Outcome},
     report::{BindingReport, Report},
 };
 
@@ -77,6 +77,7 @@ pub(super) fn binding(report: &Report, item: &BindingReport) -> api::Binding {
         primary: state.map_or(fact.primary, |state| state.is_primary),
         requested_delivery: fact.delivery,
         delivery: state.map(|state| state.delivery),
+        policy: state.map(|state| policy(state.delivery).to_owned()),
         requested_announce: fact.announce,
         announce: announce(report, item),
         port: state.map(|state| port_name(state.port)),
@@ -98,6 +99,33 @@ fn announce(report: &Report, item: &BindingReport) -> Option<Announce> {
     let is_served = matches!(item.outcome, Outcome::Served { .. });
     let chosen = report.desired.announcements.get(&item.fact.eip);
     chosen.map(|chosen| chosen.by).filter(|_| is_served)
+}
+
+/// Whether netfilter sees the packets of a lane.
+pub(super) const fn policy(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Stack => "iptables-based NetworkPolicy sees client and EIP in this lane",
+        Lane::Peer | Lane::Neigh | Lane::Xdp => {
+            "iptables-based NetworkPolicy is not seen in this lane"
+        }
+    }
+}
+
+/// The same for the whole node.
+pub(super) fn node_policy(report: &Report) -> String {
+    let lanes = report
+        .bindings
+        .iter()
+        .filter_map(|item| item.programmed.as_ref());
+    let (stack, past): (Vec<_>, Vec<_>) = lanes.partition(|state| state.delivery == Lane::Stack);
+    match (stack.len(), past.len()) {
+        (0, 0) => "no elastic IP is programmed".to_owned(),
+        (_, 0) => "iptables-based NetworkPolicy holds for every elastic IP".to_owned(),
+        (0, _) => "iptables-based NetworkPolicy is not seen by any elastic IP".to_owned(),
+        (stack, past) => format!(
+            "iptables-based NetworkPolicy holds for {stack} elastic IPs (lane stack) and is not seen by {past}"
+        ),
+    }
 }
 
 type Explanation = (Option<std::net::IpAddr>, Option<String>, Option<String>);

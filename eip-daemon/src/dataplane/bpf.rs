@@ -141,6 +141,11 @@ impl Programs {
         Ok((Self { ebpf, ids }, pins.notices))
     }
 
+    /// The kernel's numbers for all of them.
+    pub(super) const fn ids(&self) -> &BTreeMap<Hook, u32> {
+        &self.ids
+    }
+
     /// The kernel's number for the program of a hook.
     pub(super) fn id(&self, hook: Hook) -> u32 {
         self.ids.get(&hook).copied().unwrap_or(0)

@@ -18,6 +18,7 @@ use super::{
     adopt::{self, DOOR_HOOKS, Judge, Standing},
     attach::{self, AttachError, Attacher, WithoutXdp},
     bpf::{OpenError, Programs},
+    examine::{Examiner, KernelExaminer},
     inspect::{Attachment, Inspector, MapFill},
     maps::{KernelCounters, Maps},
     netlink::{EventTask, Generic, RouteClient, links, routes, rules, watch},
@@ -108,6 +109,15 @@ impl KernelDataPlane {
     #[must_use]
     pub fn inspector(&self) -> Arc<dyn Inspector> {
         Arc::<Shared>::clone(&self.shared)
+    }
+
+    /// Looks at the kernel for people, apart from the reconciler.
+    #[must_use]
+    pub fn examiner(&self) -> Arc<dyn Examiner> {
+        Arc::new(KernelExaminer {
+            bpffs: self.options.bpffs.clone(),
+            programs: self.programs.ids().clone(),
+        })
     }
 
     /// What was attached when the kernel was last read.

@@ -5,6 +5,7 @@ mod attach;
 mod bpf;
 pub mod cleanup;
 mod discover;
+pub mod examine;
 pub mod features;
 pub mod inspect;
 mod kernel;

@@ -229,7 +229,7 @@ fn bridged_macs(view: &NetworkView) -> impl Iterator<Item = (u32, Mac)> {
 }
 
 /// The interfaces doors of VMs would be on, as far as they are known.
-fn candidate_ports(view: &NetworkView) -> BTreeSet<u32> {
+pub(super) fn candidate_ports(view: &NetworkView) -> BTreeSet<u32> {
     let local = view.routes.iter().filter(|(_, route)| is_local(route));
     local
         .filter_map(|(address, route)| {

@@ -50,6 +50,7 @@ impl Agent {
             facts,
             counters: Arc::clone(&canned.counters),
             inspector: Arc::clone(&canned.inspector),
+            examiner: Arc::clone(&canned.examiner),
             settings: Arc::clone(&canned.settings),
             source: SourceSpec::Dir(objects),
             notices: Vec::new(),

@@ -31,6 +31,7 @@ state           programmed
 also wanted by  default/thief
 primary         yes
 lane            peer
+policy          iptables-based NetworkPolicy is not seen in this lane
 announced       bgp
 port            vm0
 VM MAC          02:00:00:00:00:0a
@@ -42,6 +43,39 @@ from the VM     900 packets, 50000 bytes
     assert_eq!(said.code, 0, "{said:?}");
     assert!(said.out.starts_with(expected), "{}", said.out);
     assert!(said.out.contains("ttl-exceeded"), "{}", said.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_walks_the_chain_and_fails_at_the_first_broken_link() {
+    let agent = Agent::canned();
+    let said = agent.ctl("explain 203.0.113.10");
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.out.contains("ok   way out"), "{}", said.out);
+    assert_eq!(agent.ctl("explain vm-a").out, said.out);
+
+    let said = agent.ctl("explain default/waiting");
+    assert_eq!(said.code, 1);
+    assert!(said.out.contains("BAD  vm "), "{}", said.out);
+    assert!(
+        said.err
+            .contains("203.0.113.12 does not work: the first broken link is `vm`"),
+        "{}",
+        said.err
+    );
+    let said = agent.ctl("explain 203.0.113.99");
+    assert_eq!(said.code, 1);
+    assert!(
+        said.err.contains("eipctl bind 203.0.113.99"),
+        "{}",
+        said.err
+    );
+    let said = agent.ctl("explain nothing");
+    assert_eq!(said.code, 1);
+    assert!(
+        said.err.contains("no binding named nothing"),
+        "{}",
+        said.err
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,6 +29,8 @@ pub(crate) struct Interface {
     pub(crate) link: Link,
     /// Its XDP program.
     pub(crate) xdp: Option<XdpProgram>,
+    /// It is up, and so is what it is connected to.
+    pub(crate) is_running: bool,
 }
 
 /// All interfaces by index.
@@ -86,6 +88,7 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
         master: None,
         is_up: message.header.flags.contains(LinkFlags::Up),
     };
+    let is_running = message.header.flags.contains(LinkFlags::Running);
     let mut xdp = None;
     for attribute in message.attributes {
         match attribute {
@@ -98,7 +101,11 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
             _ => {}
         }
     }
-    Some(Interface { link, xdp })
+    Some(Interface {
+        link,
+        xdp,
+        is_running,
+    })
 }
 
 fn kind(infos: &[LinkInfo]) -> Option<String> {

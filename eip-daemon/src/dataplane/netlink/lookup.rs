@@ -64,10 +64,38 @@ async fn look_up_one(
     client: &RouteClient,
     address: IpAddr,
 ) -> Result<Option<RouteTo>, NetlinkError> {
+    ask(client, question(address), address).await
+}
+
+/// How the kernel forwards a packet that comes in on an interface, rules and all. `None`: it does not.
+pub(crate) async fn look_up_way(
+    client: &RouteClient,
+    iif: u32,
+    source: IpAddr,
+    destination: IpAddr,
+) -> Result<Option<RouteTo>, NetlinkError> {
+    let mut request = question(destination);
+    request.header.source_prefix_length = host_length(source);
+    request
+        .attributes
+        .push(RouteAttribute::Source(source.into()));
+    request.attributes.push(RouteAttribute::Iif(iif));
+    ask(client, request, destination).await
+}
+
+fn question(address: IpAddr) -> RouteMessage {
     let mut request = RouteMessage::default();
     request.header.address_family = family(address);
     request.header.destination_prefix_length = host_length(address);
     request.attributes = vec![RouteAttribute::Destination(address.into())];
+    request
+}
+
+async fn ask(
+    client: &RouteClient,
+    request: RouteMessage,
+    address: IpAddr,
+) -> Result<Option<RouteTo>, NetlinkError> {
     match client.get(RouteNetlinkMessage::GetRoute(request)).await {
         Ok(answer) => Ok(answer.as_ref().and_then(route_message).and_then(route_to)),
         Err(error) if is_no_route(&error) => Ok(None),

@@ -10,6 +10,7 @@ mod support;
 
 mod addresses;
 mod documents;
+mod explain;
 mod ground;
 mod lanes;
 mod lifecycle;
