@@ -2,7 +2,10 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::watch,
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -13,10 +16,19 @@ use crate::{
         state::{AgentState, Started},
     },
     dataplane::{DataPlaneOptions, KernelDataPlane, OpenError, pin_directory},
+    feedback::Feedback,
     http::{self, HttpState, Pulse},
     logging::LogLevel,
+    model::Facts,
     reconcile::Reconciler,
-    source::dir::DirSource,
+    source::{
+        self,
+        dir::DirSource,
+        kube::{
+            KubeOptions,
+            client::{ConnectError, connect},
+        },
+    },
     supervisor::{Supervisor, TaskEnded, termination},
 };
 
@@ -41,6 +53,9 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
+    /// No client for the API server.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// Signals cannot be received.
     #[error("listen to signals")]
     Signals(#[source] io::Error),
@@ -70,7 +85,20 @@ pub async fn run(
     let control = claim.listen()?;
 
     let mut supervisor = Supervisor::default();
-    let state = start_core(&mut supervisor, &node, &options, data_plane, started);
+    let source = start_source(&mut supervisor, &node, &options).await?;
+    let state = start_core(
+        &mut supervisor,
+        &node,
+        &options,
+        data_plane,
+        started,
+        source.facts,
+    );
+    if let Some(client) = source.client {
+        let feedback = Feedback::new(client, node.settings.node_name.clone());
+        let reports = state.reports.clone();
+        supervisor.start("feedback", |stop| feedback.run(reports, stop));
+    }
     start_servers(
         &mut supervisor,
         &options,
@@ -112,18 +140,46 @@ fn data_plane_options(node: &NodeConfig, options: &AgentOptions) -> DataPlaneOpt
     }
 }
 
-/// Source and reconciler, and what there is to know about them.
+/// A source that runs.
+struct Source {
+    facts: watch::Receiver<Facts>,
+    /// Where to report what became of the facts.
+    client: Option<kube::Client>,
+}
+
+async fn start_source(
+    supervisor: &mut Supervisor,
+    node: &NodeConfig,
+    options: &AgentOptions,
+) -> Result<Source, AgentError> {
+    let (facts, task, client) = match &options.source {
+        SourceSpec::Dir(directory) => {
+            let (facts, task) = DirSource::start(directory.clone());
+            (facts, task, None)
+        }
+        SourceSpec::Kube(kubeconfig) => {
+            let client = connect(kubeconfig.as_deref()).await?;
+            let kube = KubeOptions {
+                node: node.settings.node_name.clone(),
+                snapshot: options.state_dir.join("facts.json"),
+            };
+            let (facts, task) = source::kube::start(client.clone(), kube);
+            (facts, task, Some(client))
+        }
+    };
+    supervisor.adopt("source", task);
+    Ok(Source { facts, client })
+}
+
+/// The reconciler, and what there is to know about it.
 fn start_core(
     supervisor: &mut Supervisor,
     node: &NodeConfig,
     options: &AgentOptions,
     data_plane: KernelDataPlane,
     started: Started,
+    facts: watch::Receiver<Facts>,
 ) -> Arc<AgentState> {
-    let SourceSpec::Dir(directory) = &options.source;
-    let (facts, source) = DirSource::start(directory.clone());
-    supervisor.adopt("source", source);
-
     let settings = Arc::new(node.settings.clone());
     let (counters, inspector) = (data_plane.counters(), data_plane.inspector());
     let examiner = data_plane.examiner();

@@ -35,10 +35,14 @@ pub struct Cli {
 pub enum Command {
     /// Run the node agent: program this node's elastic IPs and keep them so.
     Agent(Box<AgentArgs>),
+    /// Run the cluster's controller: say where each elastic IP is to be served.
+    Controller(ControllerArgs),
     /// Tell whether this kernel and node can carry elastic IPs, and what is missing.
     Check(Box<CheckArgs>),
     /// Remove everything the agent left in the kernel. Elastic IPs of this node stop working.
     Cleanup(CleanupArgs),
+    /// Print the custom resource definitions, for `kubectl apply --filename -`.
+    Crd,
 }
 
 /// Flags of `eip-daemon agent`.
@@ -152,9 +156,19 @@ pub struct NodeArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Process")]
 pub struct ProcessArgs {
-    /// Where bindings and VMs come from: `dir:PATH` reads YAML and JSON files and follows changes
+    /// Where bindings and VMs come from: `dir:PATH` reads YAML and JSON files and follows changes,
+    /// `kube` asks the API server of the pod's cluster, `kube:FILE` the one a kubeconfig names
     #[arg(long, value_name = "SOURCE", env = "EIP_SOURCE")]
     pub source: Option<String>,
+
+    /// Where the last state known from the API server is kept, for a start without it
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "EIP_STATE_DIR",
+        default_value = "/var/lib/kube-eip"
+    )]
+    pub state_dir: PathBuf,
 
     /// Control socket of `eipctl`; root only
     #[arg(long, value_name = "PATH", env = "EIP_SOCKET", default_value = DEFAULT_SOCKET)]
@@ -199,6 +213,65 @@ pub struct ProcessArgs {
     pub resync: String,
 
     /// What is logged: a level, or directives such as `info,eip_daemon::reconcile=debug`
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "EIP_LOG_LEVEL",
+        default_value = "info"
+    )]
+    pub log_level: String,
+
+    /// Form of the log
+    #[arg(
+        long,
+        value_name = "FORM",
+        env = "EIP_LOG_FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// Flags of `eip-daemon controller`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct ControllerArgs {
+    /// File that says how to reach the API server [default: the service account of the pod, or
+    /// $KUBECONFIG]
+    #[arg(long, value_name = "FILE", env = "EIP_KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Namespace of the Lease by which one of several controllers leads
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "EIP_NAMESPACE",
+        default_value = "kube-eip"
+    )]
+    pub namespace: String,
+
+    /// Name of this controller among several [default: the host name]
+    #[arg(long, value_name = "NAME", env = "EIP_IDENTITY")]
+    pub identity: Option<String>,
+
+    /// How long a controller that is gone is waited for: `15s`
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "EIP_LEASE_DURATION",
+        default_value = "15s"
+    )]
+    pub lease_duration: String,
+
+    /// Address of /metrics, /healthz and /readyz; `off` serves none
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        env = "EIP_HTTP",
+        default_value = "127.0.0.1:9470"
+    )]
+    pub http: String,
+
+    /// What is logged: a level, or directives
     #[arg(
         long,
         value_name = "FILTER",

@@ -16,7 +16,8 @@ use std::{
 };
 
 use crate::{
-    cli::{NodeArgs, ProcessArgs},
+    cli::{ControllerArgs, NodeArgs, ProcessArgs},
+    controller::{ControllerOptions, Timing},
     model::{NetworkView, NodeSettings},
 };
 
@@ -34,12 +35,16 @@ pub struct Discovered {
 pub enum SourceSpec {
     /// YAML and JSON documents in a directory.
     Dir(PathBuf),
+    /// The API server that a kubeconfig names, or that of the cluster this runs in.
+    Kube(Option<PathBuf>),
 }
 
 impl fmt::Display for SourceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dir(path) => write!(f, "dir:{}", path.display()),
+            Self::Kube(None) => f.write_str("kube"),
+            Self::Kube(Some(path)) => write!(f, "kube:{}", path.display()),
         }
     }
 }
@@ -49,6 +54,8 @@ impl fmt::Display for SourceSpec {
 pub struct AgentOptions {
     /// Where facts come from.
     pub source: SourceSpec,
+    /// Where the last state of a source that can be away is kept.
+    pub state_dir: PathBuf,
     /// Control socket.
     pub socket: PathBuf,
     /// Address of the HTTP server; `None` serves none.
@@ -147,6 +154,36 @@ pub fn resolve_agent(
     Ok((config, options))
 }
 
+/// Works out how the controller runs.
+///
+/// # Errors
+/// Every problem of the flags together.
+pub fn resolve_controller(
+    args: &ControllerArgs,
+    host_name: &str,
+) -> Result<ControllerOptions, ConfigError> {
+    let mut findings = Findings::default();
+    let http = findings.keep("--http", value::http(&args.http));
+    let lease = findings.keep("--lease-duration", value::lease(&args.lease_duration));
+    findings.keep("--log-level", value::log_level(&args.log_level));
+    let given = args.identity.as_deref().unwrap_or_default().trim();
+    let identity = if given.is_empty() { host_name } else { given };
+    if identity.is_empty() {
+        findings.refuse("--identity", "not given, and this machine has no name");
+    }
+    let options = http.zip(lease).map(|(http, duration)| ControllerOptions {
+        kubeconfig: args.kubeconfig.clone(),
+        namespace: args.namespace.clone(),
+        identity: identity.to_owned(),
+        timing: Timing {
+            duration,
+            retry: duration / 7,
+        },
+        http,
+    });
+    findings.into_result(options).map(|(options, _)| options)
+}
+
 /// What was noticed on the way. A value is `None` only after a problem has been noted for it.
 #[derive(Debug, Default)]
 struct Findings {
@@ -187,6 +224,7 @@ impl Findings {
 fn options(args: &ProcessArgs, findings: &mut Findings) -> Option<AgentOptions> {
     let source = findings.keep("--source", value::source(args.source.as_deref()));
     check_absolute("--socket", &args.socket, findings);
+    check_absolute("--state-dir", &args.state_dir, findings);
     let http = findings.keep("--http", value::http(&args.http));
     if let Some(address) = http.flatten().filter(|address| !address.ip().is_loopback()) {
         let text =
@@ -197,6 +235,7 @@ fn options(args: &ProcessArgs, findings: &mut Findings) -> Option<AgentOptions> 
     findings.keep("--log-level", value::log_level(&args.log_level));
     Some(AgentOptions {
         source: source?,
+        state_dir: args.state_dir.clone(),
         socket: args.socket.clone(),
         http: http?,
         max_bindings: args.max_bindings,

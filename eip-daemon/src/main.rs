@@ -12,9 +12,10 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use eip_daemon::{
     agent, check, cleanup,
-    cli::{AgentArgs, CheckArgs, CleanupArgs, Cli, Command},
-    config::{ConfigError, Discovered, resolve_agent, resolve_node},
-    dataplane, logging,
+    cli::{AgentArgs, CheckArgs, CleanupArgs, Cli, Command, ControllerArgs},
+    config::{ConfigError, Discovered, resolve_agent, resolve_controller, resolve_node},
+    controller, dataplane, logging,
+    source::objects,
 };
 
 /// The command line or the environment is wrong; clap's own code for it.
@@ -26,6 +27,8 @@ async fn main() -> ExitCode {
         Command::Agent(args) => run_agent(*args).await,
         Command::Check(args) => run_check(*args).await,
         Command::Cleanup(args) => run_cleanup(args).await,
+        Command::Controller(args) => run_controller(args).await,
+        Command::Crd => print_definitions(),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("eip-daemon: {error:#}");
@@ -37,11 +40,23 @@ async fn discover() -> Result<Discovered> {
     let view = dataplane::discover(&BTreeSet::new())
         .await
         .context("look at this node")?;
-    let host_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Ok(Discovered {
-        host_name: host_name.trim().to_owned(),
+        host_name: host_name(),
         view,
     })
+}
+
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
+async fn run_controller(args: ControllerArgs) -> Result<ExitCode> {
+    let options = resolve_controller(&args, &host_name())?;
+    // A controller needs no change of its level while it runs: it is restarted without harm.
+    let _level = logging::start(&args.log_level, args.log_format)?;
+    controller::run(options).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn run_agent(args: AgentArgs) -> Result<ExitCode> {
@@ -72,6 +87,11 @@ async fn run_cleanup(args: CleanupArgs) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn print_definitions() -> Result<ExitCode> {
+    say(&objects::definitions_as_yaml().context("write the definitions")?);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A reader who has seen enough (`| head`) is no error.

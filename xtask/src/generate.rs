@@ -5,9 +5,9 @@ use std::{fs, path::PathBuf};
 use anyhow::{Context as _, Result, bail};
 use eip_common::reason::{Class, Hook, Reason};
 
-use crate::command::workspace_root;
+use crate::command::{cargo, workspace_root};
 
-/// Writes the generated documents: docs/reasons.md.
+/// Writes the generated files: docs/reasons.md and deploy/kubernetes/crds.yaml.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Write nothing; fail when a document is not as it would be written.
@@ -18,21 +18,30 @@ pub(crate) struct Args {
 /// A generated file: its path from the root, and how its text is made.
 struct Document {
     path: &'static str,
-    render: fn() -> String,
+    render: fn() -> Result<String>,
 }
 
-const DOCUMENTS: &[Document] = &[Document {
-    path: "docs/reasons.md",
-    render: reasons,
-}];
+const DOCUMENTS: &[Document] = &[
+    Document {
+        path: "docs/reasons.md",
+        render: || Ok(reasons()),
+    },
+    Document {
+        path: "deploy/kubernetes/crds.yaml",
+        render: definitions,
+    },
+];
 
 impl Document {
     fn file(&self) -> PathBuf {
         workspace_root().join(self.path)
     }
 
-    fn is_current(&self) -> bool {
-        fs::read_to_string(self.file()).is_ok_and(|text| text == (self.render)())
+    /// The text as it should be, when the file has another one.
+    fn stale(&self) -> Result<Option<String>> {
+        let text = (self.render)().with_context(|| format!("make {}", self.path))?;
+        let is_current = fs::read_to_string(self.file()).is_ok_and(|found| found == text);
+        Ok((!is_current).then_some(text))
     }
 }
 
@@ -40,13 +49,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.check {
         return check();
     }
-    for document in DOCUMENTS.iter().filter(|document| !document.is_current()) {
+    for document in DOCUMENTS {
+        let Some(text) = document.stale()? else {
+            continue;
+        };
         let file = document.file();
         if let Some(dir) = file.parent() {
             fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         }
-        fs::write(&file, (document.render)())
-            .with_context(|| format!("write {}", file.display()))?;
+        fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
         println!("wrote {}", document.path);
     }
     Ok(())
@@ -54,11 +65,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// An error when a document is stale.
 pub(crate) fn check() -> Result<()> {
-    let stale: Vec<&str> = DOCUMENTS
-        .iter()
-        .filter(|document| !document.is_current())
-        .map(|document| document.path)
-        .collect();
+    let mut stale = Vec::new();
+    for document in DOCUMENTS {
+        if document.stale()?.is_some() {
+            stale.push(document.path);
+        }
+    }
     if stale.is_empty() {
         return Ok(());
     }
@@ -66,6 +78,15 @@ pub(crate) fn check() -> Result<()> {
         "{} is not what the code says: run `cargo xtask gen`",
         stale.join(", ")
     );
+}
+
+/// The custom resource definitions, as the daemon prints them.
+fn definitions() -> Result<String> {
+    cargo("run")
+        .args(["--quiet", "--package", "eip-daemon", "--bin", "eip-daemon"])
+        .args(["--", "crd"])
+        .probe()
+        .context("`cargo run --bin eip-daemon -- crd` did not work")
 }
 
 const REASONS_INTRO: &str = "\

@@ -107,18 +107,34 @@ pub(super) fn route_table(table: u32) -> Result<u32, String> {
 }
 
 pub(super) fn source(text: Option<&str>) -> Result<SourceSpec, String> {
-    const RIGHT: &str = "write dir:/etc/kube-eip, the directory with your bindings and VMs";
+    const RIGHT: &str =
+        "write dir:/etc/kube-eip, the directory with your bindings and VMs, or kube";
     let Some(text) = text.map(str::trim).filter(|text| !text.is_empty()) else {
         return Err(format!("not given: {RIGHT}"));
     };
-    let Some(("dir", path)) = text.split_once(':') else {
-        return Err(format!("{text:?} is no source this version knows: {RIGHT}"));
+    if text == "kube" {
+        return Ok(SourceSpec::Kube(None));
+    }
+    let (kind, path) = match text.split_once(':') {
+        Some((kind @ ("dir" | "kube"), path)) => (kind, PathBuf::from(path)),
+        _ => return Err(format!("{text:?} is no source this version knows: {RIGHT}")),
     };
-    let path = PathBuf::from(path);
     if !path.is_absolute() {
         return Err(format!("{text:?} has no absolute path: {RIGHT}"));
     }
-    Ok(SourceSpec::Dir(path))
+    Ok(match kind {
+        "dir" => SourceSpec::Dir(path),
+        _ => SourceSpec::Kube(Some(path)),
+    })
+}
+
+/// How long a Lease is valid. Shorter ones would change hands whenever a machine is busy.
+pub(super) fn lease(text: &str) -> Result<Duration, String> {
+    const RIGHT: &str = "write a duration from 3s to 10m, such as 15s";
+    let limits = Duration::from_secs(3)..=Duration::from_mins(10);
+    duration(text.trim())
+        .filter(|duration| limits.contains(duration))
+        .ok_or_else(|| format!("{text:?} does not work: {RIGHT}"))
 }
 
 pub(super) fn http(text: &str) -> Result<Option<SocketAddr>, String> {
@@ -232,7 +248,10 @@ mod tests {
         assert!(gateway("255.255.255.255").is_err());
         assert!(http("9469").unwrap_err().contains("127.0.0.1:9469"));
         assert_eq!(http("off").unwrap(), None);
-        assert!(source(Some("kube")).unwrap_err().contains("this version"));
+        assert_eq!(source(Some("kube")).unwrap(), super::SourceSpec::Kube(None));
+        assert!(source(Some("etcd")).unwrap_err().contains("this version"));
+        assert!(source(Some("kube:x")).unwrap_err().contains("absolute"));
+        assert!(super::lease("1s").unwrap_err().contains("3s"));
         assert!(
             source(Some("dir:relative"))
                 .unwrap_err()

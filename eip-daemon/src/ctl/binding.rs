@@ -40,7 +40,7 @@ pub(super) async fn bind(state: &AgentState, body: BindBody) -> Result<BindAnswe
     let request = request(body);
     refuse_other_meaning(&state.report(), &request)?;
     judge(state, &request)?;
-    let directory = directory(&state.source).to_owned();
+    let directory = directory(&state.source)?.to_owned();
     let written = request.clone();
     let file = blocking(move || local::bind(&directory, &written)).await?;
     let binding = settled(state.reports.clone(), &request, wait).await;
@@ -144,9 +144,14 @@ fn with_request(facts: &Facts, request: &BindRequest) -> Facts {
     facts
 }
 
-fn directory(source: &SourceSpec) -> &Path {
+fn directory(source: &SourceSpec) -> Result<&Path, ApiError> {
     match source {
-        SourceSpec::Dir(path) => path,
+        SourceSpec::Dir(path) => Ok(path),
+        SourceSpec::Kube(_) => {
+            let text = "this node's bindings are objects of the cluster";
+            let hint = "use kubectl: `kubectl get eipbindings --all-namespaces`";
+            Err(ApiError::new(StatusCode::CONFLICT, text).hint(hint))
+        }
     }
 }
 
@@ -212,7 +217,7 @@ const fn is_final(phase: BindingPhase) -> bool {
 pub(super) async fn unbind(state: &AgentState, key: &str) -> Result<UnbindAnswer, ApiError> {
     let report = state.report();
     let fact = lookup::find_only(&report, key)?.fact.clone();
-    let directory = directory(&state.source).to_owned();
+    let directory = directory(&state.source)?.to_owned();
     let name = fact.name.clone();
     blocking(move || local::unbind(&directory, &name)).await?;
     let mut reports = state.reports.clone();

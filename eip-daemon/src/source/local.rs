@@ -220,7 +220,9 @@ fn document(request: &BindRequest, before: Option<&BindingFact>) -> EipBinding {
             primary: request.primary.then_some(true),
             delivery: request.delivery.map(|choice| choice.name().to_owned()),
             announce: request.announce.map(|choice| choice.name().to_owned()),
+            ..EipBindingSpec::default()
         },
+        status: None,
     }
 }
 

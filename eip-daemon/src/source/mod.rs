@@ -3,6 +3,7 @@
 //! queues up. No source writes to the kernel, and none feeds on what the reconciler made of it.
 
 pub mod dir;
+pub mod kube;
 pub mod local;
 pub mod objects;
 

@@ -6,6 +6,8 @@
 
 use std::net::IpAddr;
 
+use kube::CustomResource;
+use schemars::JsonSchema;
 use serde::{
     Deserialize, Serialize,
     de::{self, IntoDeserializer as _, value::StrDeserializer},
@@ -13,13 +15,19 @@ use serde::{
 
 use crate::model::{Announce, BindingFact, DeliveryChoice, ObjectName, Origin};
 
+mod crd;
 mod nets;
+mod pod;
+mod status;
 mod vm;
 
+pub use crd::{definitions, definitions_as_yaml};
 pub use nets::{NODE_API, NODE_KIND, Node, SERVICE_CIDR_APIS, SERVICE_CIDR_KIND, ServiceCidr};
+pub use pod::{PodAddress, PodSpec, PodStatus};
+pub use status::{Condition, ConditionStatus, ConditionType, EipBindingStatus, Serving};
 pub use vm::{
-    Multus, VM_APIS, VM_KIND, VirtualMachineInstance, VmInterfaceStatus, VmNetwork, VmSpec,
-    VmStatus,
+    MigrationState, Multus, VM_APIS, VM_KIND, VirtualMachineInstance, VmInterfaceStatus, VmNetwork,
+    VmSpec, VmStatus, interfaces,
 };
 
 /// Kind of a binding.
@@ -156,25 +164,78 @@ pub struct EipBinding {
     /// What it asks for.
     #[serde(default)]
     pub spec: EipBindingSpec,
+    /// What became of it, in a cluster. Documents of a directory have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<EipBindingStatus>,
 }
 
-/// `spec` of an `EipBinding`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// What is wanted: an elastic IP for a VM.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, CustomResource,
+)]
+#[kube(
+    group = "virteip.github.com",
+    version = "v1",
+    kind = "EipBinding",
+    root = "BindingCrd",
+    plural = "eipbindings",
+    namespaced,
+    status = "EipBindingStatus",
+    shortname = "eipb",
+    category = "kubevirt",
+    doc = "An elastic IP and the KubeVirt VM of the same namespace that it belongs to.",
+    selectable = ".spec.eip",
+    selectable = ".spec.vmi",
+    selectable = ".status.node",
+    printcolumn = r#"{"name":"EIP","type":"string","jsonPath":".spec.eip"}"#,
+    printcolumn = r#"{"name":"VMI","type":"string","jsonPath":".spec.vmi"}"#,
+    printcolumn = r#"{"name":"VMI-IP","type":"string","jsonPath":".status.vmAddress"}"#,
+    printcolumn = r#"{"name":"NODE","type":"string","jsonPath":".status.node"}"#,
+    printcolumn = r#"{"name":"READY","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"REASON","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
+    printcolumn = r#"{"name":"AGE","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"MESSAGE","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].message","priority":1}"#
+)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["eip", "vmi"]))]
 pub struct EipBindingSpec {
-    /// The elastic IP.
+    /// The elastic IP, such as 203.0.113.10. One binding holds an address at a time.
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "isIP(self)",
+        "message": "spec.eip has to be a single IP address such as 203.0.113.10"
+    }]), length(max = 45))]
     pub eip: Option<String>,
-    /// Name of the VM, in the binding's namespace.
+    /// Name of the `VirtualMachineInstance`, in the binding's own namespace.
+    #[schemars(length(min = 1, max = 253))]
     pub vmi: Option<String>,
-    /// The VM's EIP for what it starts itself.
+    /// Whether the VM starts its own connections with this elastic IP, if it has several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub primary: Option<bool>,
-    /// Lane; the node's setting without one.
+    /// How packets reach the VM on its node: `auto`, `peer`, `neigh`, `stack` or `xdp`; the node's
+    /// setting without it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self in ['auto', 'peer', 'neigh', 'stack', 'xdp']",
+        "message": "spec.delivery has to be one of auto, peer, neigh, stack, xdp"
+    }]), length(max = 16))]
     pub delivery: Option<String>,
-    /// How it is announced; the node's setting without one.
+    /// How the network is told where it is: `bgp`, `l2`, `both` or `none`; the node's setting
+    /// without it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self in ['bgp', 'l2', 'both', 'none']",
+        "message": "spec.announce has to be one of bgp, l2, both, none"
+    }]), length(max = 16))]
     pub announce: Option<String>,
+    /// Written by the older operator; ignored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_hyper: Option<String>,
+    /// Written by the older operator; ignored.
+    #[serde(rename = "LastIP", skip_serializing_if = "Option::is_none")]
+    pub last_ip: Option<String>,
+    /// A setting of the older operator; ignored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_history: Option<i32>,
 }
 
 impl EipBinding {
@@ -199,7 +260,11 @@ impl EipBinding {
 }
 
 impl EipBindingSpec {
-    fn eip(&self) -> Result<IpAddr, ObjectError> {
+    /// The elastic IP.
+    ///
+    /// # Errors
+    /// It is missing, or is no address.
+    pub fn eip(&self) -> Result<IpAddr, ObjectError> {
         let text = required(
             self.eip.as_ref(),
             "spec.eip",
@@ -215,7 +280,11 @@ impl EipBindingSpec {
         })
     }
 
-    fn vm(&self, namespace: &str) -> Result<ObjectName, ObjectError> {
+    /// The VM, for a binding in `namespace`.
+    ///
+    /// # Errors
+    /// It is missing, or no object can have that name.
+    pub fn vm(&self, namespace: &str) -> Result<ObjectName, ObjectError> {
         let expected = "the name of the VirtualMachineInstance";
         let text = required(self.vmi.as_ref(), "spec.vmi", expected)?;
         if !is_subdomain(text) {

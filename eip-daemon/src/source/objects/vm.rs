@@ -64,6 +64,24 @@ pub struct VmStatus {
     pub node_name: Option<String>,
     /// What is known of its interfaces.
     pub interfaces: Vec<VmInterfaceStatus>,
+    /// The live migration under way, or the last one.
+    pub migration_state: Option<MigrationState>,
+}
+
+/// `status.migrationState` of a VM. It stays when the migration is over.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MigrationState {
+    /// Where it goes.
+    pub target_node: Option<String>,
+    /// The pod it goes to.
+    pub target_pod: Option<String>,
+    /// When the guest began to run there, in RFC 3339: the earliest safe sign.
+    pub target_node_domain_ready_timestamp: Option<String>,
+    /// It is over, well or not.
+    pub completed: bool,
+    /// It did not work: the VM stays where it was.
+    pub failed: bool,
 }
 
 /// One of `status.interfaces[]`.
@@ -95,67 +113,71 @@ impl VirtualMachineInstance {
             name: self.metadata.object_name()?,
             created: self.metadata.created()?,
             phase: self.status.phase(),
-            interfaces: self.interfaces()?,
+            interfaces: interfaces(&self.spec, &self.status)?,
             node: self.status.node_name.filter(|node| !node.is_empty()),
             uid: self.metadata.uid,
             origin,
         })
     }
+}
 
-    /// The pod network's name: the EIP is for the address there, wherever it stands in the list.
-    fn pod_network(&self) -> Option<&str> {
-        let replaces_pod = |network: &&VmNetwork| {
-            network.pod
-                || network
-                    .multus
-                    .as_ref()
-                    .is_some_and(|multus| multus.is_default)
-        };
-        self.spec
-            .networks
-            .iter()
-            .find(replaces_pod)
-            .map(|network| network.name.as_str())
+/// The pod network's name: the EIP is for the address there, wherever it stands in the list.
+fn pod_network(spec: &VmSpec) -> Option<&str> {
+    let replaces_pod = |network: &&VmNetwork| {
+        network.pod
+            || network
+                .multus
+                .as_ref()
+                .is_some_and(|multus| multus.is_default)
+    };
+    spec.networks
+        .iter()
+        .find(replaces_pod)
+        .map(|network| network.name.as_str())
+}
+
+/// The pod network first, also when the status has no address of it yet. Interfaces without a
+/// network name are the guest's own business; one stands in for the pod network only where the
+/// object names no networks and no interface has a name (objects written by hand).
+///
+/// # Errors
+/// An address that is none.
+pub fn interfaces(spec: &VmSpec, status: &VmStatus) -> Result<Vec<VmInterface>, ObjectError> {
+    let mut all = Vec::new();
+    for (position, interface) in status.interfaces.iter().enumerate() {
+        all.push((interface.is_of_guest(), interface.to_interface(position)?));
     }
-
-    /// The pod network first, also when the status has no address of it yet. Interfaces without a
-    /// network name are the guest's own business; one stands in for the pod network only where the
-    /// object names no networks and no interface has a name (objects written by hand).
-    fn interfaces(&self) -> Result<Vec<VmInterface>, ObjectError> {
-        let mut all = Vec::new();
-        for (position, status) in self.status.interfaces.iter().enumerate() {
-            all.push((status.is_of_guest(), status.to_interface(position)?));
-        }
-        let has_names = all.iter().any(|(_, interface)| !interface.name.is_empty());
-        let mut interfaces: Vec<VmInterface> = all
-            .into_iter()
-            .filter(|(is_of_guest, interface)| {
-                !interface.name.is_empty() || !(has_names || *is_of_guest)
-            })
-            .map(|(_, interface)| interface)
-            .collect();
-        if let Some(pod) = self.pod_network() {
-            let is_pod = |interface: &VmInterface| interface.name == pod || !has_names;
-            match interfaces.iter().position(is_pod) {
-                Some(index) => {
-                    let first = interfaces.remove(index);
-                    interfaces.insert(0, first);
-                }
-                None => interfaces.insert(
-                    0,
-                    VmInterface {
-                        name: pod.to_owned(),
-                        addresses: Vec::new(),
-                    },
-                ),
+    let has_names = all.iter().any(|(_, interface)| !interface.name.is_empty());
+    let mut interfaces: Vec<VmInterface> = all
+        .into_iter()
+        .filter(|(is_of_guest, interface)| {
+            !interface.name.is_empty() || !(has_names || *is_of_guest)
+        })
+        .map(|(_, interface)| interface)
+        .collect();
+    if let Some(pod) = pod_network(spec) {
+        let is_pod = |interface: &VmInterface| interface.name == pod || !has_names;
+        match interfaces.iter().position(is_pod) {
+            Some(index) => {
+                let first = interfaces.remove(index);
+                interfaces.insert(0, first);
             }
+            None => interfaces.insert(
+                0,
+                VmInterface {
+                    name: pod.to_owned(),
+                    addresses: Vec::new(),
+                },
+            ),
         }
-        Ok(interfaces)
     }
+    Ok(interfaces)
 }
 
 impl VmStatus {
-    fn phase(&self) -> VmPhase {
+    /// What `phase` means here.
+    #[must_use]
+    pub fn phase(&self) -> VmPhase {
         match self.phase.as_deref().unwrap_or_default() {
             "" | "Pending" | "Scheduling" | "Scheduled" | "WaitingForSync" => VmPhase::Pending,
             "Running" => VmPhase::Running,

@@ -1,0 +1,322 @@
+//! What the node has made of its bindings, told to the API server.
+//!
+//! One task follows the reports and writes `status.serving` and the conditions `Programmed` and
+//! `Announced` of the bindings that are granted to this node, by server-side apply under the node's
+//! own name. It decides nothing and nobody waits for it. A binding that leaves the node is not
+//! written any more: the node that gets it takes these fields over.
+//!
+//! Writes are few: one per change of one binding, [`WRITERS`] at a time, [`PAUSE`] between two of the
+//! same binding, with growing pauses while the API server does not take them.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+    core::{ApiResource, DynamicObject},
+};
+use serde_json::json;
+use tokio::{sync::watch, task::JoinSet};
+use tracing::{debug, warn};
+
+use crate::{
+    model::{ObjectName, Outcome},
+    report::{BindingReport, Report},
+    source::{
+        kube::client::resource,
+        objects::{
+            BINDING_API, BINDING_KIND, Condition, ConditionStatus, ConditionType, EipBindingStatus,
+            Serving,
+        },
+    },
+};
+
+/// Writes under way at once.
+const WRITERS: usize = 8;
+/// Time between two writes about one binding.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Pause after the first failure; doubled by each further one.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+/// Longest pause after failures.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// What there is to say about a binding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Said {
+    serving: Serving,
+    is_programmed: bool,
+    reason: String,
+    message: String,
+    generation: i64,
+}
+
+/// What is known of the telling about one binding.
+#[derive(Debug)]
+struct Record {
+    /// As the API server took it last.
+    told: Option<Said>,
+    wanted: Said,
+    is_busy: bool,
+    failures: u32,
+    not_before: Instant,
+}
+
+/// Tells the API server.
+pub struct Feedback {
+    client: Client,
+    resource: ApiResource,
+    node: String,
+    records: BTreeMap<ObjectName, Record>,
+}
+
+type Told = (ObjectName, Said, Result<(), kube::Error>);
+
+impl Feedback {
+    /// Nothing is told yet.
+    #[must_use]
+    pub fn new(client: Client, node: String) -> Self {
+        Self {
+            client,
+            resource: resource(BINDING_API, BINDING_KIND, "eipbindings"),
+            node,
+            records: BTreeMap::new(),
+        }
+    }
+
+    /// Follows the reports until it is to stop.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn run(
+        mut self,
+        mut reports: watch::Receiver<Arc<Report>>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), Infallible> {
+        let mut writes: JoinSet<Told> = JoinSet::new();
+        loop {
+            let wake = self.next_time();
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                changed = reports.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    let report = Arc::clone(&reports.borrow_and_update());
+                    self.want(&report);
+                }
+                Some(done) = writes.join_next() => {
+                    if let Ok(told) = done {
+                        self.told(told);
+                    }
+                }
+                () = tokio::time::sleep_until(wake.into()), if writes.len() < WRITERS => {}
+            }
+            self.write_what_is_due(&mut writes);
+        }
+    }
+
+    fn want(&mut self, report: &Report) {
+        let mut wanted: BTreeMap<ObjectName, Said> = BTreeMap::new();
+        for binding in &report.bindings {
+            if let Some(said) = said(binding, report, &self.node) {
+                wanted.insert(binding.fact.name.clone(), said);
+            }
+        }
+        // Before the first complete list something may only not be known yet.
+        if report.facts_complete {
+            self.records.retain(|name, _| wanted.contains_key(name));
+        }
+        let now = Instant::now();
+        for (name, said) in wanted {
+            let record = self.records.entry(name).or_insert_with(|| Record {
+                told: None,
+                wanted: said.clone(),
+                is_busy: false,
+                failures: 0,
+                not_before: now,
+            });
+            record.wanted = said;
+        }
+    }
+
+    fn due(&self) -> impl Iterator<Item = (&ObjectName, &Record)> {
+        self.records
+            .iter()
+            .filter(|(_, record)| !record.is_busy && record.told.as_ref() != Some(&record.wanted))
+    }
+
+    fn next_time(&self) -> Instant {
+        let far = Instant::now() + Duration::from_mins(1);
+        let next = self.due().map(|(_, record)| record.not_before).min();
+        next.map_or(far, |time| time.min(far))
+    }
+
+    fn write_what_is_due(&mut self, writes: &mut JoinSet<Told>) {
+        let now = Instant::now();
+        let free = WRITERS.saturating_sub(writes.len());
+        let due = self.due().filter(|(_, record)| record.not_before <= now);
+        let names: Vec<ObjectName> = due.map(|(name, _)| name.clone()).take(free).collect();
+        for name in names {
+            let Some(record) = self.records.get_mut(&name) else {
+                continue;
+            };
+            record.is_busy = true;
+            let said = record.wanted.clone();
+            let api: Api<DynamicObject> =
+                Api::namespaced_with(self.client.clone(), &name.namespace, &self.resource);
+            let manager = manager(&self.node);
+            writes.spawn(async move {
+                let done = write(&api, &manager, &name, &said).await;
+                (name, said, done)
+            });
+        }
+    }
+
+    fn told(&mut self, (name, said, done): Told) {
+        let Some(record) = self.records.get_mut(&name) else {
+            return;
+        };
+        record.is_busy = false;
+        let now = Instant::now();
+        match done {
+            Ok(()) => {
+                record.told = Some(said);
+                record.failures = 0;
+                record.not_before = now + PAUSE;
+            }
+            // It is gone, and so will the fact be.
+            Err(kube::Error::Api(status)) if status.code == 404 => record.told = Some(said),
+            Err(error) => {
+                let pause = FIRST_RETRY.saturating_mul(1 << record.failures.min(16));
+                if record.failures == 2 {
+                    warn!(binding = %name, %error, "report to the API server");
+                } else {
+                    debug!(binding = %name, %error, "report to the API server");
+                }
+                record.failures = record.failures.saturating_add(1);
+                record.not_before = now + pause.min(LONGEST_RETRY);
+            }
+        }
+    }
+}
+
+/// Who owns what this node applies. At most 128 bytes are taken.
+fn manager(node: &str) -> String {
+    let name = format!("kube-eip-agent-{node}");
+    name.chars().take(128).collect()
+}
+
+async fn write(
+    api: &Api<DynamicObject>,
+    manager: &str,
+    name: &ObjectName,
+    said: &Said,
+) -> Result<(), kube::Error> {
+    let object = api.get(&name.name).await?;
+    let before: EipBindingStatus = object
+        .data
+        .get("status")
+        .and_then(|status| serde_json::from_value(status.clone()).ok())
+        .unwrap_or_default();
+    // The grant may have moved on while this node's report was on its way.
+    if before.node.as_ref() != Some(&said.serving.node) {
+        return Ok(());
+    }
+    let condition = programmed(said, &before);
+    let is_known = before.serving.as_ref() == Some(&said.serving)
+        && before.condition(&ConditionType::Programmed) == Some(&condition);
+    if is_known {
+        return Ok(());
+    }
+    let status = EipBindingStatus {
+        serving: Some(said.serving.clone()),
+        conditions: Some(vec![condition]),
+        ..EipBindingStatus::default()
+    };
+    let applied = json!({
+        "apiVersion": BINDING_API,
+        "kind": BINDING_KIND,
+        "metadata": {
+            "name": name.name,
+            "namespace": name.namespace,
+            "resourceVersion": object.metadata.resource_version,
+        },
+        "status": status,
+    });
+    let how = PatchParams::apply(manager).force();
+    api.patch_status(&name.name, &how, &Patch::Apply(applied))
+        .await?;
+    Ok(())
+}
+
+fn programmed(said: &Said, before: &EipBindingStatus) -> Condition {
+    let now = jiff::Timestamp::now().as_second();
+    let now = jiff::Timestamp::from_second(now).unwrap_or_default();
+    let condition = Condition {
+        type_: ConditionType::Programmed,
+        status: if said.is_programmed {
+            ConditionStatus::True
+        } else {
+            ConditionStatus::False
+        },
+        reason: said.reason.clone(),
+        message: said.message.clone(),
+        last_transition_time: now.to_string(),
+        observed_generation: Some(said.generation),
+    };
+    condition.after(before.condition(&ConditionType::Programmed))
+}
+
+/// What a report says about one binding; nothing about one that is another node's.
+fn said(binding: &BindingReport, report: &Report, node: &str) -> Option<Said> {
+    let fact = &binding.fact;
+    let mut serving = Serving {
+        node: node.to_owned(),
+        ..Serving::default()
+    };
+    let (is_programmed, reason, message) = match (&binding.outcome, &binding.programmed) {
+        (Outcome::Elsewhere { .. }, _) => return None,
+        (Outcome::Waiting { reason, message }, _) => {
+            (false, format!("{reason:?}"), message.clone())
+        }
+        (Outcome::Refused { reason, message }, _) => {
+            (false, format!("{reason:?}"), message.clone())
+        }
+        (Outcome::Served { .. }, None) => {
+            let why = binding.error.clone();
+            let why = why.unwrap_or_else(|| "the kernel does not have it yet".to_owned());
+            (false, "NotProgrammed".to_owned(), why)
+        }
+        (Outcome::Served { note, .. }, Some(state)) => {
+            serving.eip = Some(fact.eip.to_string());
+            serving.vm_address = Some(state.vm.to_string());
+            serving.interface = report
+                .view
+                .links
+                .get(&state.port)
+                .map(|link| link.name.clone());
+            serving.delivery = Some(
+                eip_common::abi::Delivery::from(state.delivery)
+                    .name()
+                    .to_owned(),
+            );
+            let message = note.clone().unwrap_or_default();
+            match &binding.error {
+                Some(error) => (false, "NotProgrammed".to_owned(), error.clone()),
+                None => (true, "Programmed".to_owned(), message),
+            }
+        }
+    };
+    Some(Said {
+        serving,
+        is_programmed,
+        reason,
+        message,
+        generation: i64::try_from(fact.generation).unwrap_or(i64::MAX),
+    })
+}

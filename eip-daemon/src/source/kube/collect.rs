@@ -1,0 +1,286 @@
+//! From watched objects to facts. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::{
+    core::{DynamicObject, ObjectMeta},
+    runtime::watcher::Event,
+};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    model::{
+        BindingFact, Facts, NetFact, ObjectName, Origin, RefusedDocument, VmFact, VmInterface,
+        VmPhase,
+    },
+    source::objects::{
+        BINDING_API, BINDING_KIND, EipBinding, EipBindingStatus, Metadata, Node, ObjectError,
+        ServiceCidr,
+    },
+};
+
+/// What is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stream {
+    /// Bindings this node is to serve.
+    Bindings,
+    /// Bindings whose VM comes here or came from here.
+    OtherBindings,
+    /// Nodes, for their pod networks.
+    Nodes,
+    /// Ranges of service addresses.
+    ServiceCidrs,
+}
+
+impl Stream {
+    pub(super) const ALL: [Self; 4] = [
+        Self::Bindings,
+        Self::OtherBindings,
+        Self::Nodes,
+        Self::ServiceCidrs,
+    ];
+}
+
+/// What an object says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Said {
+    /// Serve this VM's address under this elastic IP.
+    Granted(Box<(BindingFact, VmFact)>),
+    /// Another node is to serve it, or none.
+    NotHere,
+    Nets(NetFact),
+    Refused(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    version: Option<u64>,
+    said: Said,
+}
+
+/// All that was seen.
+#[derive(Debug, Default)]
+pub(super) struct Collection {
+    node: String,
+    seen: BTreeMap<Stream, BTreeMap<ObjectName, Seen>>,
+    listing: BTreeMap<Stream, BTreeMap<ObjectName, Seen>>,
+    listed: BTreeSet<Stream>,
+}
+
+impl Collection {
+    pub(super) fn new(node: String) -> Self {
+        Self {
+            node,
+            ..Self::default()
+        }
+    }
+
+    /// Every kind was listed once.
+    pub(super) fn is_complete(&self) -> bool {
+        self.listed.len() == Stream::ALL.len()
+    }
+
+    pub(super) fn take(&mut self, stream: Stream, change: Event<DynamicObject>) {
+        match change {
+            Event::Init => {
+                self.listing.insert(stream, BTreeMap::new());
+            }
+            Event::InitApply(object) => {
+                let (name, seen) = self.read(stream, object);
+                self.listing.entry(stream).or_default().insert(name, seen);
+            }
+            Event::InitDone => {
+                let listed = self.listing.remove(&stream).unwrap_or_default();
+                self.seen.insert(stream, listed);
+                self.listed.insert(stream);
+            }
+            Event::Apply(object) => {
+                let (name, seen) = self.read(stream, object);
+                self.seen.entry(stream).or_default().insert(name, seen);
+            }
+            Event::Delete(object) => {
+                let name = name_of(&object.metadata);
+                self.seen.entry(stream).or_default().remove(&name);
+            }
+        }
+    }
+
+    fn read(&self, stream: Stream, object: DynamicObject) -> (ObjectName, Seen) {
+        let name = name_of(&object.metadata);
+        let version = object.metadata.resource_version.as_ref();
+        let version = version.and_then(|version| version.parse().ok());
+        let said = match stream {
+            Stream::Bindings | Stream::OtherBindings => self.binding(&object),
+            Stream::Nodes => nets::<Node>(object, Node::into_fact),
+            Stream::ServiceCidrs => nets::<ServiceCidr>(object, ServiceCidr::into_fact),
+        };
+        let said = said.unwrap_or_else(Said::Refused);
+        (name, Seen { version, said })
+    }
+
+    /// The grant in the status, and not the spec, says what is served: until the controller has
+    /// judged an edit, what it granted before stays in force.
+    fn binding(&self, object: &DynamicObject) -> Result<Said, String> {
+        let status: EipBindingStatus = part(object, "status")?;
+        let is_deleting = object.metadata.deletion_timestamp.is_some();
+        if is_deleting || status.node.as_ref() != Some(&self.node) {
+            return Ok(Said::NotHere);
+        }
+        let (Some(eip), Some(address), Some(uid)) = (status.eip, status.vm_address, status.vm_uid)
+        else {
+            return Ok(Said::NotHere);
+        };
+        let address = address.parse().map_err(|_| {
+            format!("status.vmAddress: {address:?} is not an IP address; the controller writes it")
+        })?;
+        let mut spec: crate::source::objects::EipBindingSpec = part(object, "spec")?;
+        spec.eip = Some(eip);
+        let binding = EipBinding {
+            api_version: BINDING_API.to_owned(),
+            kind: BINDING_KIND.to_owned(),
+            metadata: metadata(&object.metadata),
+            spec,
+            status: None,
+        };
+        let fact = binding.into_fact(None).map_err(|error| error.to_string())?;
+        let vm = VmFact {
+            name: fact.vm.clone(),
+            uid: Some(uid),
+            created: None,
+            phase: VmPhase::Running,
+            node: Some(self.node.clone()),
+            interfaces: vec![VmInterface {
+                name: String::new(),
+                addresses: vec![address],
+            }],
+            origin: None,
+        };
+        Ok(Said::Granted(Box::new((fact, vm))))
+    }
+
+    /// What a directory with the same content would say.
+    pub(super) fn facts(&self) -> Facts {
+        let mut facts = Facts {
+            complete: self.is_complete(),
+            ..Facts::default()
+        };
+        let mut vms: BTreeMap<ObjectName, VmFact> = BTreeMap::new();
+        for (stream, name, said) in self.newest() {
+            match said {
+                Said::Granted(granted) => {
+                    let (binding, vm) = granted.as_ref();
+                    facts.bindings.push(binding.clone());
+                    join(&mut vms, vm);
+                }
+                Said::NotHere => {}
+                Said::Nets(fact) => facts.nets.push(fact.clone()),
+                Said::Refused(problem) => facts.refused.push(RefusedDocument {
+                    origin: Origin {
+                        file: format!("api:{stream:?}").into(),
+                        document: 1,
+                    },
+                    name: Some(name.clone()),
+                    problem: problem.clone(),
+                }),
+            }
+        }
+        facts.vms = vms.into_values().collect();
+        facts
+    }
+
+    /// An object that two streams show is as the newer one shows it.
+    fn newest(&self) -> impl Iterator<Item = (Stream, &ObjectName, &Said)> {
+        let of = |stream| self.seen.get(&stream).into_iter().flatten();
+        let other = self.seen.get(&Stream::OtherBindings);
+        let here = self.seen.get(&Stream::Bindings);
+        let bindings = of(Stream::Bindings).filter_map(move |(name, seen)| {
+            let rival = other.and_then(|other| other.get(name));
+            rival
+                .is_none_or(|rival| rival.version <= seen.version)
+                .then_some((Stream::Bindings, name, &seen.said))
+        });
+        let others = of(Stream::OtherBindings).filter_map(move |(name, seen)| {
+            let rival = here.and_then(|here| here.get(name));
+            rival
+                .is_none_or(|rival| rival.version < seen.version)
+                .then_some((Stream::OtherBindings, name, &seen.said))
+        });
+        let rest = [Stream::Nodes, Stream::ServiceCidrs]
+            .into_iter()
+            .flat_map(move |stream| of(stream).map(move |(name, seen)| (stream, name, &seen.said)));
+        bindings.chain(others).chain(rest)
+    }
+}
+
+/// Bindings of one VM bring one address each; of two VMs of one name the later one replaces the other.
+fn join(vms: &mut BTreeMap<ObjectName, VmFact>, vm: &VmFact) {
+    let Some(known) = vms.get_mut(&vm.name) else {
+        vms.insert(vm.name.clone(), vm.clone());
+        return;
+    };
+    if known.uid != vm.uid {
+        known.clone_from(vm);
+        return;
+    }
+    let new = vm.interfaces.iter().flat_map(|i| &i.addresses);
+    for address in new {
+        if let Some(first) = known.interfaces.first_mut()
+            && !first.addresses.contains(address)
+        {
+            first.addresses.push(*address);
+        }
+    }
+}
+
+fn nets<T: DeserializeOwned>(
+    object: DynamicObject,
+    read: fn(T, Option<Origin>) -> Result<NetFact, ObjectError>,
+) -> Result<Said, String> {
+    let mut value = object.data;
+    let metadata = metadata(&object.metadata);
+    let metadata = serde_json::to_value(metadata).map_err(|error| error.to_string())?;
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("metadata".to_owned(), metadata);
+    }
+    let typed: T = serde_json::from_value(value).map_err(|error| error.to_string())?;
+    let fact = read(typed, None).map_err(|error| error.to_string())?;
+    Ok(Said::Nets(fact))
+}
+
+fn name_of(metadata: &ObjectMeta) -> ObjectName {
+    ObjectName {
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        name: metadata.name.clone().unwrap_or_default(),
+    }
+}
+
+fn metadata(metadata: &ObjectMeta) -> Metadata {
+    Metadata {
+        name: metadata.name.clone(),
+        namespace: metadata.namespace.clone(),
+        uid: metadata.uid.clone(),
+        generation: metadata
+            .generation
+            .and_then(|number| u64::try_from(number).ok()),
+        creation_timestamp: metadata
+            .creation_timestamp
+            .as_ref()
+            .map(|time| time.0.to_string()),
+        deletion_timestamp: metadata
+            .deletion_timestamp
+            .as_ref()
+            .map(|time| time.0.to_string()),
+    }
+}
+
+/// `spec` or `status` of an object.
+fn part<T: DeserializeOwned + Default>(object: &DynamicObject, name: &str) -> Result<T, String> {
+    match object.data.get(name) {
+        None => Ok(T::default()),
+        Some(value) => serde_json::from_value(value.clone())
+            .map_err(|error| format!("{name} cannot be read: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! Objects from the API server: the bindings this node is concerned with, and the networks of the
+//! cluster.
+//!
+//! The agent watches by label what the controller has granted to this node. A grant says which elastic
+//! IP, which VM and at which address (the address of its virt-launcher pod, which the controller has
+//! verified), so the agent reads no VMs and no pods: the facts are those a directory would give.
+//!
+//! What was known when the process ended is kept in a file. It is published first, as facts that are
+//! not complete: a node that restarts without the API server serves what it served, and nothing is
+//! removed before every list has been read once.
+
+pub mod client;
+mod collect;
+mod snapshot;
+
+use std::{path::PathBuf, time::Duration};
+
+use futures::{StreamExt as _, stream::select_all};
+use kube::Client;
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tracing::{debug, warn};
+
+use self::{
+    client::{Changes, follow, resource},
+    collect::{Collection, Stream},
+};
+use super::objects::{
+    BINDING_API, BINDING_KIND, NODE_API, NODE_KIND, SERVICE_CIDR_APIS, SERVICE_CIDR_KIND,
+};
+use crate::model::Facts;
+
+/// Label with the node that is to serve a binding.
+pub const NODE_LABEL: &str = "virteip.github.com/node";
+/// Label with another node that is concerned: where the VM migrates to, or came from.
+pub const OTHER_NODE_LABEL: &str = "virteip.github.com/other-node";
+
+/// Changes that come together are one publication.
+const BATCH: usize = 1024;
+/// Longest time the file may lag behind.
+const SAVE_AFTER: Duration = Duration::from_millis(500);
+
+/// What the source needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KubeOptions {
+    /// Name of this node in the cluster.
+    pub node: String,
+    /// Where the last facts are kept.
+    pub snapshot: PathBuf,
+}
+
+/// Starts to follow the API server. The task ends when every receiver is gone; aborting it is safe.
+#[must_use]
+pub fn start(client: Client, options: KubeOptions) -> (watch::Receiver<Facts>, JoinHandle<()>) {
+    let known = match snapshot::load(&options.snapshot, &options.node) {
+        Ok(facts) => facts,
+        Err(error) => {
+            warn!(file = %options.snapshot.display(), %error, "read what was known before");
+            Facts::default()
+        }
+    };
+    let (sender, facts) = watch::channel(known);
+    (facts, tokio::spawn(run(client, options, sender)))
+}
+
+async fn run(client: Client, options: KubeOptions, sender: watch::Sender<Facts>) {
+    let mut collection = Collection::new(options.node.clone());
+    let all = Stream::ALL.map(|stream| {
+        let changes = changes(&client, stream, &options.node);
+        changes.map(move |change| (stream, change)).boxed()
+    });
+    let mut changes = select_all(all).ready_chunks(BATCH);
+    let mut save_at: Option<Instant> = None;
+    loop {
+        let wake = save_at.unwrap_or_else(|| Instant::now() + Duration::from_mins(1));
+        tokio::select! {
+            () = sender.closed() => break,
+            Some(batch) = changes.next() => {
+                for (stream, change) in batch {
+                    collection.take(stream, change);
+                }
+                if collection.is_complete() && publish(&sender, collection.facts()) {
+                    save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
+                }
+            }
+            () = tokio::time::sleep_until(wake), if save_at.is_some() => {
+                save_at = None;
+                save(&options, &sender.borrow().clone());
+            }
+        }
+    }
+}
+
+fn changes(client: &Client, stream: Stream, node: &str) -> Changes {
+    let labelled = |label: &str| {
+        let bindings = resource(BINDING_API, BINDING_KIND, "eipbindings");
+        follow(client, &bindings, Some(&format!("{label}={node}")))
+    };
+    match stream {
+        Stream::Bindings => labelled(NODE_LABEL),
+        Stream::OtherBindings => labelled(OTHER_NODE_LABEL),
+        Stream::Nodes => follow(client, &resource(NODE_API, NODE_KIND, "nodes"), None),
+        Stream::ServiceCidrs => {
+            let ranges = resource(SERVICE_CIDR_APIS[0], SERVICE_CIDR_KIND, "servicecidrs");
+            follow(client, &ranges, None)
+        }
+    }
+}
+
+/// `true` when these are other facts than before.
+fn publish(sender: &watch::Sender<Facts>, facts: Facts) -> bool {
+    sender.send_if_modified(|current| {
+        let is_new = *current != facts;
+        if is_new {
+            debug!(
+                bindings = facts.bindings.len(),
+                nets = facts.nets.len(),
+                refused = facts.refused.len(),
+                "facts changed"
+            );
+            *current = facts;
+        }
+        is_new
+    })
+}
+
+fn save(options: &KubeOptions, facts: &Facts) {
+    if let Err(error) = snapshot::save(&options.snapshot, &options.node, facts) {
+        warn!(file = %options.snapshot.display(), %error, "keep what is known for the next start");
+    }
+}
