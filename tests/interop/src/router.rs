@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use eip_lab::{command, wait::wait_until};
 use serde_json::Value;
 
@@ -63,8 +63,8 @@ pub struct RouterOptions {
     pub limit: Option<u32>,
     /// A second speaker, at 10.99.1.2; its routes are equal to the first one's.
     pub second: bool,
-    /// Sessions are watched by BFD, at 100 ms x 3.
-    pub bfd: bool,
+    /// Sessions are watched by BFD, at so many milliseconds, three lost.
+    pub bfd: Option<u32>,
 }
 
 impl Default for RouterOptions {
@@ -84,7 +84,7 @@ impl Default for RouterOptions {
             multihop: None,
             limit: None,
             second: false,
-            bfd: false,
+            bfd: None,
         }
     }
 }
@@ -191,6 +191,27 @@ impl<'a> Router<'a> {
         let mut command = self.bench.router.command("ip");
         let routes = run(command.args(["-o", "route", "show", host]))?;
         Ok(routes.matches("via 10.99.").count())
+    }
+
+    /// What it says of its BFD sessions; nothing where it has no BFD.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn bfd(&self) -> anyhow::Result<String> {
+        match self.kind {
+            Kind::Bird => self.bird_bfd(),
+            Kind::Frr => self.vtysh("show bfd peers brief"),
+            Kind::Gobgp => Ok(String::new()),
+        }
+    }
+
+    /// Has BIRD watch a neighbour whether there is a BGP session or not.
+    ///
+    /// # Errors
+    /// When it does not answer, or is another router.
+    pub fn watch(&self, neighbour: &str) -> anyhow::Result<()> {
+        ensure!(self.kind == Kind::Bird, "{:?} cannot", self.kind);
+        self.bird_watch(neighbour)
     }
 
     /// Processes of the router, to be stopped and continued.

@@ -9,6 +9,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
+    bfd::BfdSettings,
     route::{self, AttributeError, Communities},
     wire::Family,
 };
@@ -261,6 +262,8 @@ pub struct PeerConfig {
     pub session: SessionSettings,
     /// Routes.
     pub export: ExportPolicy,
+    /// BFD toward the peer, for neighbours on the link. A change leaves the session as it is.
+    pub bfd: Option<BfdSettings>,
 }
 
 impl PeerConfig {
@@ -284,6 +287,7 @@ impl PeerConfig {
                 ..SessionSettings::default()
             },
             export: ExportPolicy::default(),
+            bfd: None,
         }
     }
 
@@ -319,10 +323,43 @@ impl PeerConfig {
             transport,
             session,
             export,
+            bfd,
         } = self;
         transport.check()?;
         session.check()?;
+        if let Some(bfd) = bfd {
+            check_bfd(bfd, transport.reach)?;
+        }
         route::check(&export.communities, export.prepend).map_err(ConfigError::Attributes)
+    }
+}
+
+/// RFC 5880 §6.8.1 and §4.1; sessions over several hops (RFC 5883) are not spoken.
+fn check_bfd(bfd: &BfdSettings, reach: Reach) -> Result<(), ConfigError> {
+    let is_far = match reach {
+        Reach::Direct | Reach::TtlSecurity(0 | 1) => false,
+        Reach::Multihop(hops) | Reach::TtlSecurity(hops) => hops > 1,
+    };
+    if is_far {
+        return Err(ConfigError::Reserved { field: "bfd" });
+    }
+    for (field, interval) in [("bfd.minTx", bfd.min_tx), ("bfd.minRx", bfd.min_rx)] {
+        match interval.as_millis() {
+            0..10 => return Err(ConfigError::TooSmall { field, min: 10 }),
+            10..=60_000 => {}
+            _ => return Err(ConfigError::TooLarge { field, max: 60_000 }),
+        }
+    }
+    match (bfd.detect_multiplier, bfd.min_ttl) {
+        (0, _) => Err(ConfigError::TooSmall {
+            field: "bfd.detectMultiplier",
+            min: 1,
+        }),
+        (_, 0) => Err(ConfigError::TooSmall {
+            field: "bfd.minTtl",
+            min: 1,
+        }),
+        (1.., 1..) => Ok(()),
     }
 }
 

@@ -9,6 +9,7 @@
 //!   (handle)       │        │               fsm:    the session, process(input, now) -> outputs
 //!                  └──────> wire <──────────rib:    what the peer shall have against what it has
 //!                                           wire:   bytes
+//!                                           bfd:    whether packets get through, on its own thread
 //! ```
 //!
 //! Left imports right. `config` and `route` hold the types that callers hand over.
@@ -20,6 +21,7 @@
 //! - A change to one peer touches no other peer's session.
 
 pub mod backoff;
+pub mod bfd;
 pub mod config;
 mod driver;
 pub mod fsm;

@@ -24,12 +24,14 @@ use clap::Parser;
 use eip_daemon::announce::bgp::{
     AttributeSet, Communities, Exit, Initiative, Password, PeerAs, PeerConfig, Reach, Route,
     RouteAttributes, Speaker, SpeakerConfig,
+    bfd::{BfdSettings, Role, Strictness},
 };
 use ipnet::IpNet;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 /// A BGP speaker for tests.
 #[derive(Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "switches")]
 struct Options {
     /// Our AS.
     #[arg(long)]
@@ -67,6 +69,15 @@ struct Options {
     /// Hops.
     #[arg(long)]
     multihop: Option<u8>,
+    /// BFD at this many milliseconds, three lost.
+    #[arg(long)]
+    bfd: Option<u64>,
+    /// BFD waits for the router to begin.
+    #[arg(long)]
+    bfd_passive: bool,
+    /// BGP waits for BFD.
+    #[arg(long)]
+    bfd_strict: bool,
     /// Hold time in seconds.
     #[arg(long, default_value_t = 90)]
     hold: u64,
@@ -82,6 +93,25 @@ impl Options {
         config.listen.clone_from(&self.listen);
         config.restart_time = Duration::from_secs(self.restart_time);
         config
+    }
+
+    fn bfd(&self, interval: u64) -> BfdSettings {
+        let interval = Duration::from_millis(interval);
+        BfdSettings {
+            min_tx: interval,
+            min_rx: interval,
+            role: if self.bfd_passive {
+                Role::Passive
+            } else {
+                Role::Active
+            },
+            strictness: if self.bfd_strict {
+                Strictness::Strict
+            } else {
+                Strictness::Lenient
+            },
+            ..BfdSettings::default()
+        }
     }
 
     fn peers(&self, med: Option<u32>) -> anyhow::Result<Vec<PeerConfig>> {
@@ -114,6 +144,7 @@ impl Options {
                 (false, Some(hops)) => Reach::Multihop(hops),
                 (false, None) => Reach::Direct,
             };
+            peer.bfd = self.bfd.map(|interval| self.bfd(interval));
             peers.push(peer);
         }
         Ok(peers)

@@ -50,12 +50,32 @@ impl Router<'_> {
         })
     }
 
+    /// The lines of sessions, without the heading.
+    pub(super) fn bird_bfd(&self) -> anyhow::Result<String> {
+        let answer = self.birdc(&["show", "bfd", "sessions"])?;
+        let lines = answer.lines().filter(|line| line.contains("v0"));
+        Ok(lines.collect::<Vec<_>>().join("\n"))
+    }
+
+    pub(super) fn bird_watch(&self, neighbour: &str) -> anyhow::Result<()> {
+        let config = std::fs::read_to_string(self.path("bird.conf"))?;
+        let watcher = watcher(100);
+        let (open, _closing) = watcher.rsplit_once('}').context("the end of it")?;
+        let also = format!("{config}{open} neighbor {neighbour} dev \"v0\"; }}\n");
+        self.write("bird.conf", &also)?;
+        self.birdc(&["configure"]).map(|_| ())
+    }
+
     pub(super) fn bird_stale(&self) -> anyhow::Result<usize> {
         let state = self.birdc(&["show", "protocols", "all"])?;
         let known = self.bird_known()?;
         let is_stale = state.contains("Neighbor graceful restart active");
         Ok(if is_stale { known.ipv4 + known.ipv6 } else { 0 })
     }
+}
+
+fn watcher(interval: u32) -> String {
+    format!("protocol bfd {{ interface \"v*\" {{ interval {interval} ms; multiplier 3; }}; }}\n")
 }
 
 fn configuration(options: &RouterOptions, log: &str) -> String {
@@ -84,11 +104,8 @@ fn configuration(options: &RouterOptions, log: &str) -> String {
     let limit = options.limit.map_or_else(String::new, |limit| {
         format!("import limit {limit} action restart;")
     });
-    let bfd = line(options.bfd, "bfd on;");
-    let watcher = line(
-        options.bfd,
-        "protocol bfd { interface \"v*\" { interval 100 ms; multiplier 3; }; }\n",
-    );
+    let bfd = line(options.bfd.is_some(), "bfd on;");
+    let watcher = options.bfd.map_or_else(String::new, watcher);
     let (neighbour, extended) = if options.unnumbered {
         (
             format!("interface \"v0\"; neighbor range fe80::/10 as {peer_as};"),

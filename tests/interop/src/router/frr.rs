@@ -1,6 +1,8 @@
 //! FRR: zebra and bgpd by hand, without its init scripts.
 
-use std::process::Command;
+use std::{path::Path, process::Command, time::Duration};
+
+use eip_lab::wait::wait_until;
 
 use super::{Known, Router, RouterOptions, json, run};
 
@@ -19,7 +21,7 @@ impl Router<'_> {
         let control = format!("{dir}/bfdd.sock");
         let api = format!("{dir}/zserv.api");
         for (daemon, config) in [("zebra", zebra), ("bfdd", bfdd), ("bgpd", bgpd)] {
-            if daemon == "bfdd" && !self.options.bfd {
+            if daemon == "bfdd" && self.options.bfd.is_none() {
                 continue;
             }
             let config = config.display().to_string();
@@ -45,7 +47,20 @@ impl Router<'_> {
             if daemon == "bfdd" {
                 arguments.extend(["--bfdctl", &control]);
             }
+            if daemon == "bgpd" && self.options.bfd.is_some() {
+                // What bgpd wants of bfdd goes through zebra and is lost while bfdd is not there.
+                wait_until(Duration::from_secs(10), "bfdd has met zebra", || {
+                    let clients = self.vtysh("show zebra client summary");
+                    clients.is_ok_and(|clients| clients.contains("bfd"))
+                })?;
+            }
             self.launch(&format!("/usr/lib/frr/{daemon}"), &arguments)?;
+            if daemon == "zebra" {
+                // The others would look for it again only after ten seconds.
+                wait_until(Duration::from_secs(10), "zebra is there", || {
+                    Path::new(&api).exists()
+                })?;
+            }
         }
         Ok(())
     }
@@ -113,7 +128,11 @@ fn configuration(options: &RouterOptions, log: &str) -> String {
         options.multihop.is_some(),
         format!("ebgp-multihop {}", options.multihop.unwrap_or_default()),
     );
-    set(options.bfd, "bfd 3 100 100".to_owned());
+    let interval = options.bfd.unwrap_or_default();
+    set(
+        options.bfd.is_some(),
+        format!("bfd 3 {interval} {interval}"),
+    );
     let settings = settings.join("\n neighbor TOR ");
     let mut members = if options.unnumbered {
         " neighbor v0 interface peer-group TOR\n".to_owned()

@@ -11,6 +11,7 @@ use eip_interop_tests::{Bench, Kind, Router, RouterOptions, Shape, SpeakerProces
 use eip_lab::wait::{pause, wait_until};
 use nix::sys::signal::{Signal, kill};
 
+mod bfd;
 mod convergence;
 mod neighbours;
 

@@ -16,6 +16,7 @@
 
 mod advertise;
 mod listener;
+mod path;
 mod peer;
 mod roster;
 mod socket;
@@ -48,6 +49,7 @@ use self::{
     roster::{Peers, Roster},
 };
 use super::{
+    bfd::{BfdStatus, Service},
     config::{Neighbour, PeerConfig, PeerName, SpeakerConfig},
     fsm::{Identity, SessionSnapshot, State},
     route::RouteTable,
@@ -101,6 +103,8 @@ pub struct PeerStatus {
     pub since: SystemTime,
     /// Why the last attempt to connect failed; `None` when it did not.
     pub transport_error: Option<String>,
+    /// BFD toward it, where it is configured.
+    pub bfd: Option<BfdStatus>,
     /// The session.
     #[serde(flatten)]
     pub session: SessionSnapshot,
@@ -132,6 +136,7 @@ pub(super) struct Supervisor {
     resolved: watch::Sender<Intent>,
     roster: Roster,
     advertisers: Advertisers,
+    bfd: Service,
     board: Arc<Board>,
     start_by: Instant,
     listeners: Listeners,
@@ -156,6 +161,7 @@ impl Supervisor {
             resolved: watch::channel(Intent::default()).0,
             roster: Roster::default(),
             advertisers: Advertisers::new(),
+            bfd: Service::default(),
             listeners: Listeners::new(&config.listen),
             board,
             start_by: Instant::now() + config.restart_time,
@@ -244,6 +250,7 @@ impl Supervisor {
             incoming,
             status,
             self.start_by,
+            self.bfd.clone(),
         );
         let span = info_span!("bgp", peer = %config.name);
         let handle = self.tasks.spawn(task.run().instrument(span));
@@ -350,6 +357,7 @@ impl PeerStatus {
             address: config.transport.address,
             since: SystemTime::now(),
             transport_error: None,
+            bfd: None,
             session: SessionSnapshot::default(),
         }
     }

@@ -19,11 +19,14 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    Exit, Intent, PeerStatus, socket,
+    Exit, Intent, PeerStatus,
+    path::Path,
+    socket,
     stream::{Arrived, Stream},
     wanted::{Ending, seed},
 };
 use crate::announce::bgp::{
+    bfd::Service,
     config::{PeerAs, PeerConfig},
     fsm::{Identity, Input, LastError, Origin, Output, Session, SessionSnapshot, State},
     wire::{Message, SizeLimit},
@@ -50,7 +53,9 @@ pub(super) struct PeerTask {
     status: watch::Sender<PeerStatus>,
     /// Sessions start then even when the table is not complete.
     pub(super) start_by: Instant,
+    /// The session is wanted; a strict BFD may still hold it back.
     pub(super) is_started: bool,
+    pub(super) path: Path,
     pub(super) transport_error: Option<String>,
 }
 
@@ -60,6 +65,7 @@ enum Event {
     Incoming(TcpStream),
     Dialled(io::Result<TcpStream>),
     Ready(Origin),
+    Path,
     Timer,
 }
 
@@ -71,6 +77,7 @@ impl PeerTask {
         incoming: mpsc::Receiver<TcpStream>,
         status: watch::Sender<PeerStatus>,
         start_by: Instant,
+        bfd: Service,
     ) -> Self {
         let table = intent.borrow().table.clone();
         let session = Session::new(identity.clone(), config.clone(), table, seed(&config.name));
@@ -88,6 +95,7 @@ impl PeerTask {
             status,
             start_by,
             is_started: false,
+            path: Path::new(bfd),
             transport_error: None,
         }
     }
@@ -109,6 +117,8 @@ impl PeerTask {
         };
         self.end(ending).await;
         while self.closing.join_next().await.is_some() {}
+        // Last, so that the peer has dealt with the end of the session before that of BFD.
+        self.path.close().await;
     }
 
     async fn next_event(&mut self) -> Option<Event> {
@@ -118,6 +128,7 @@ impl PeerTask {
             changed = self.intent.changed() => changed.ok().map(|()| Event::Intent),
             Some(stream) = self.incoming.recv() => Some(Event::Incoming(stream)),
             result = outcome(&mut self.dial) => Some(Event::Dialled(result)),
+            () = self.path.changed() => Some(Event::Path),
             () = ready(self.dialled.as_ref()) => Some(Event::Ready(Origin::Dialled)),
             () = ready(self.accepted.as_ref()) => Some(Event::Ready(Origin::Accepted)),
             Some(_) = self.closing.join_next() => Some(Event::Timer),
@@ -138,6 +149,7 @@ impl PeerTask {
     fn note(&mut self, event: Event) {
         match event {
             Event::Intent | Event::Timer => {}
+            Event::Path => self.note_path(),
             Event::Incoming(stream) => self.note_incoming(stream),
             Event::Dialled(result) => self.note_dialled(result),
             Event::Ready(origin) => self.read(origin),
@@ -341,7 +353,9 @@ impl PeerTask {
                 settled_generation,
                 ..snapshot.clone()
             };
+            let bfd = self.path.status();
             if status.session == session
+                && status.bfd == bfd
                 && status.transport_error == self.transport_error
                 && status.address == self.config.transport.address
             {
@@ -352,6 +366,7 @@ impl PeerTask {
             }
             status.address = self.config.transport.address;
             status.session = session;
+            status.bfd = bfd;
             status.transport_error.clone_from(&self.transport_error);
             true
         });

@@ -45,8 +45,8 @@ impl PeerTask {
         self.session.set_serving(serving);
         if !self.is_started && (is_complete || Instant::now() >= self.start_by) {
             self.is_started = true;
-            self.step(Input::Start);
         }
+        self.keep_path();
         None
     }
 
@@ -57,9 +57,13 @@ impl PeerTask {
         }
         let is_policy_only =
             config.transport == self.config.transport && config.session == self.config.session;
+        let is_policy_changed = config.export != self.config.export;
         self.config = config.clone();
         if is_policy_only {
-            return self.session.set_export(config.export.clone());
+            if is_policy_changed {
+                self.session.set_export(config.export.clone());
+            }
+            return;
         }
         self.step(Input::Stop(cease(
             Reason::OtherConfigurationChange,
@@ -75,9 +79,7 @@ impl PeerTask {
             session
         };
         self.transport_error = None;
-        if self.is_started {
-            self.step(Input::Start);
-        }
+        self.restart_if_open();
     }
 
     pub(super) async fn end(&mut self, ending: Ending) {
@@ -117,7 +119,7 @@ impl PeerTask {
     }
 }
 
-fn cease(reason: Reason, text: &str, routes: RouteFate) -> Farewell {
+pub(super) fn cease(reason: Reason, text: &str, routes: RouteFate) -> Farewell {
     Farewell::Cease {
         reason,
         text: text.to_owned(),

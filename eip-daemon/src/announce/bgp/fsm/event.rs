@@ -128,6 +128,8 @@ pub enum Input<'a> {
     Closed(Origin),
     /// The peer's TCP has taken bytes.
     Taken(Origin),
+    /// Packets do not get through to the peer (RFC 5882 §4.1); what shall become of the routes.
+    PathDead(RouteFate),
     /// The time of `Session::next_deadline` has come.
     Timer,
 }

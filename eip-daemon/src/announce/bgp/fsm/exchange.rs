@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use super::{
     Agreement, Dialling, Export, LastError, Origin, Output, OwnCapabilities, Readiness, Restarting,
-    Session,
+    RouteFate, Session,
     connection::{Expired, Step},
+    with_fate,
 };
 use crate::announce::bgp::{
     backoff::Failure,
@@ -108,12 +109,27 @@ impl Session {
         self.send_notification(origin, notification, outputs);
         outputs.push(Output::Close(origin));
         let was_up = self.connections.is_established(origin);
-        let failure = match notification.reason {
+        let failure = match notification.true_reason() {
             // The path failed, not the peer.
-            Reason::HoldTimerExpired | Reason::SendHoldTimerExpired if was_up => Failure::Lost,
+            Reason::HoldTimerExpired | Reason::SendHoldTimerExpired | Reason::BfdDown if was_up => {
+                Failure::Lost
+            }
             _ => Failure::Refused,
         };
         self.lose(origin, failure, now, outputs);
+    }
+
+    /// RFC 9384 §3: the established session ends at once. Connections that are coming up may know
+    /// better.
+    pub(super) fn path_dead(&mut self, routes: RouteFate, now: Instant, outputs: &mut Vec<Output>) {
+        for origin in Origin::ALL {
+            let connection = self.connections.get(origin);
+            if let Some(connection) = connection.filter(|c| c.export().is_some()) {
+                let notification = Notification::new(Reason::BfdDown);
+                let notification = with_fate(notification, routes, connection);
+                self.refuse(origin, &notification, now, outputs);
+            }
+        }
     }
 
     pub(super) fn notified(

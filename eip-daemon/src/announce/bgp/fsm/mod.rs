@@ -145,6 +145,7 @@ impl Session {
                     connection.note_progress(now);
                 }
             }
+            Input::PathDead(routes) => self.path_dead(routes, now, &mut outputs),
             Input::Timer => self.timer(now, &mut outputs),
         }
         outputs
@@ -284,11 +285,19 @@ fn last_words(farewell: &Farewell, connection: &Connection) -> Option<Notificati
         return None;
     };
     let notification = Notification::with_communication(*reason, text);
-    let keeps = connection
-        .agreement()
-        .is_some_and(|agreement| agreement.keeps_over_notification);
-    Some(match routes {
+    Some(with_fate(notification, *routes, connection))
+}
+
+/// A peer that keeps routes over a NOTIFICATION needs a hard reset to drop them (RFC 8538 §3).
+fn with_fate(
+    notification: Notification<'static>,
+    routes: RouteFate,
+    connection: &Connection,
+) -> Notification<'static> {
+    let agreement = connection.agreement();
+    let keeps = agreement.is_some_and(|agreement| agreement.keeps_over_notification);
+    match routes {
         RouteFate::Dropped if keeps => notification.into_hard_reset(),
         RouteFate::Dropped | RouteFate::Kept => notification,
-    })
+    }
 }

@@ -407,6 +407,26 @@ fn a_stop_that_drops_routes_is_a_hard_reset_where_a_plain_one_would_keep_them() 
 }
 
 #[test]
+fn a_dead_path_ends_the_session_at_once_and_is_tried_again_soon() {
+    let rows = [
+        ("keeps", keeping_open(), RouteFate::Kept, "6/10"),
+        ("keeps, must not", keeping_open(), RouteFate::Dropped, "6/9"),
+        ("does not keep", peer_open(), RouteFate::Dropped, "6/10"),
+    ];
+    for (name, open, routes, expected) in rows {
+        let mut world = World::new().brought_to(State::Established, open);
+        let outputs = world.feed(Input::PathDead(routes));
+        let notification = format!("NOTIFICATION {expected} on dialled");
+        assert_eq!(outputs, [&notification, "close dialled", "down"], "{name}");
+        let sent = world.session.snapshot().last_sent.unwrap();
+        assert_eq!(sent.reason, Reason::BfdDown, "{name}");
+        let (waited, outputs) = world.wait();
+        assert_eq!(outputs, ["dial"], "{name}");
+        assert!(waited <= Duration::from_secs(1), "{name}: {waited:?}");
+    }
+}
+
+#[test]
 fn errors_of_both_directions_are_remembered_with_their_text() {
     let mut world = World::in_state(State::Established);
     let text = Notification::with_communication(Reason::AdministrativeReset, "line card swap");

@@ -34,6 +34,7 @@ fn inputs() -> Vec<(&'static str, Input<'static>)> {
         ),
         ("Closed", Input::Closed(Origin::Dialled)),
         ("Taken", Input::Taken(Origin::Dialled)),
+        ("path dead", Input::PathDead(RouteFate::Dropped)),
         ("Timer", Input::Timer),
     ];
     for (_, input) in &inputs {
@@ -54,6 +55,7 @@ fn inputs() -> Vec<(&'static str, Input<'static>)> {
             | Input::BadMessage(..)
             | Input::Closed(_)
             | Input::Taken(_)
+            | Input::PathDead(_)
             | Input::Timer => {}
         }
     }
