@@ -23,6 +23,7 @@ pub(crate) enum User {
     TestBpf,
     TestE2e,
     TestOracle,
+    TestVm,
     TestInterop,
     Lab,
     Demo,
@@ -30,13 +31,14 @@ pub(crate) enum User {
 }
 
 impl User {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Build,
         Self::Check,
         Self::TestUnit,
         Self::TestBpf,
         Self::TestE2e,
         Self::TestOracle,
+        Self::TestVm,
         Self::TestInterop,
         Self::Lab,
         Self::Demo,
@@ -52,6 +54,7 @@ impl User {
             Self::TestBpf => "test bpf",
             Self::TestE2e => "test e2e",
             Self::TestOracle => "test oracle",
+            Self::TestVm => "test vm",
             Self::TestInterop => "test interop",
             Self::Lab => "lab",
             Self::Demo => "demo",
@@ -67,6 +70,7 @@ const LOADING: &[User] = &[
     User::TestBpf,
     User::TestE2e,
     User::TestOracle,
+    User::TestVm,
     User::Lab,
     User::Demo,
     User::Bench,
@@ -76,23 +80,34 @@ const PRIVILEGED: &[User] = &[
     User::TestBpf,
     User::TestE2e,
     User::TestOracle,
+    User::TestVm,
     User::TestInterop,
     User::Lab,
     User::Demo,
     User::Bench,
 ];
 /// Who raises namespaces with nodes in them.
-const NETWORKING: &[User] = &[User::TestE2e, User::TestOracle, User::Lab, User::Demo];
+const NETWORKING: &[User] = &[
+    User::TestE2e,
+    User::TestOracle,
+    User::TestVm,
+    User::Lab,
+    User::Demo,
+];
 /// Who raises namespaces at all.
 const NAMESPACES: &[User] = &[
     User::TestE2e,
     User::TestOracle,
+    User::TestVm,
     User::TestInterop,
     User::Lab,
     User::Demo,
 ];
 /// Who runs routers.
 const ROUTING: &[User] = &[User::TestInterop];
+
+/// Who boots a VM.
+const BOOTING: &[User] = &[User::TestVm];
 
 /// Something the machine must have.
 #[derive(Debug)]
@@ -216,6 +231,26 @@ pub(crate) static NEEDS: &[Need] = &[
         users: NETWORKING,
         look: || program("sysctl"),
         cure: Cure::Package("procps"),
+    },
+    Need {
+        name: "qemu",
+        users: BOOTING,
+        look: || program("qemu-system-x86_64"),
+        cure: Cure::Package("qemu-system-x86"),
+    },
+    Need {
+        name: "busybox",
+        users: BOOTING,
+        look: || program("busybox"),
+        cure: Cure::Package("busybox-static"),
+    },
+    Need {
+        name: "guest kernel",
+        users: BOOTING,
+        look: || program("apt-get"),
+        cure: Cure::Advice(
+            "use a Debian: the guest's kernel is a package of it, unpacked in the cache",
+        ),
     },
     Need {
         name: "namespaces",

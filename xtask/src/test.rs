@@ -14,7 +14,7 @@ use crate::{
 ///
 /// unit: pure parts, no root. bpf: the kernel programs, packet by packet, by the kernel's own test
 /// run. e2e: the real daemon in network namespaces. oracle: the kernel's own NAT and ours get the same
-/// packets. interop: the BGP speaker against BIRD, FRR and GoBGP. All but the first need root.
+/// packets. vm: a real kernel in qemu as the VM, skipped where qemu cannot be had. interop: the BGP speaker against BIRD, FRR and GoBGP. All but the first need root.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Which level; all of them without it.
@@ -30,15 +30,17 @@ pub(crate) enum Level {
     Bpf,
     E2e,
     Oracle,
+    Vm,
     Interop,
 }
 
 impl Level {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Unit,
         Self::Bpf,
         Self::E2e,
         Self::Oracle,
+        Self::Vm,
         Self::Interop,
     ];
 
@@ -48,6 +50,7 @@ impl Level {
             Self::Bpf => User::TestBpf,
             Self::E2e => User::TestE2e,
             Self::Oracle => User::TestOracle,
+            Self::Vm => User::TestVm,
             Self::Interop => User::TestInterop,
         }
     }
@@ -58,13 +61,20 @@ impl Level {
             Self::Bpf => "test bpf",
             Self::E2e => "test e2e",
             Self::Oracle => "test oracle",
+            Self::Vm => "test vm",
             Self::Interop => "test interop",
         }
     }
 
     /// Whether its tests run the real daemon in namespaces.
     const fn starts_programs(self) -> bool {
-        matches!(self, Self::E2e | Self::Oracle)
+        matches!(self, Self::E2e | Self::Oracle | Self::Vm)
+    }
+
+    /// Whether all levels may run without it on a machine that lacks what it needs. Said aloud, and
+    /// counted as skipped.
+    const fn can_be_skipped(self) -> bool {
+        matches!(self, Self::Vm)
     }
 
     const fn packages(self) -> &'static [&'static str] {
@@ -73,6 +83,7 @@ impl Level {
             Self::Bpf => &["eip-bpf-tests"],
             Self::E2e => &["eip-e2e-tests"],
             Self::Oracle => &["eip-oracle-tests"],
+            Self::Vm => &["eip-vm-tests"],
             Self::Interop => &["eip-interop-tests"],
         }
     }
@@ -101,15 +112,21 @@ impl Counts {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let levels = args.level.map_or(Level::ALL.to_vec(), |level| vec![level]);
-    needs::require(&levels.iter().map(|level| level.user()).collect::<Vec<_>>())?;
+    needs::require(&match args.level {
+        Some(level) => vec![level.user()],
+        None => users().collect(),
+    })?;
     let mut steps = Steps::default();
     let counts = add_steps(&mut steps, &levels, args.filter.as_deref());
     finish(steps, counts)
 }
 
-/// Who needs what, for `ci`.
+/// Who has to have what they need before all levels run, for `ci` too.
 pub(crate) fn users() -> impl Iterator<Item = User> {
-    Level::ALL.into_iter().map(Level::user)
+    let levels = Level::ALL.into_iter();
+    levels
+        .filter(|level| !level.can_be_skipped())
+        .map(Level::user)
 }
 
 /// Every level, for `ci`.
@@ -132,6 +149,13 @@ fn add_steps(steps: &mut Steps, levels: &[Level], filter: Option<&str>) -> Count
     let mut counts = Counts::default();
     for &level in levels {
         steps.run(level.step(), || {
+            if level.can_be_skipped()
+                && let Err(error) = needs::require(&[level.user()])
+            {
+                eprintln!("    SKIPPED {}: {error:#}", level.step());
+                counts.skipped += 1;
+                return Ok(());
+            }
             let of_level = run_level(level, filter)?;
             counts.add(of_level);
             judge(level, of_level, filter)

@@ -1,0 +1,96 @@
+//! A virt-launcher pod's network, as KubeVirt leaves it for the two bindings.
+
+use std::net::Ipv4Addr;
+
+use anyhow::bail;
+use eip_lab::{
+    plan::{Attachment, Family, GuestPlan, NODE_BRIDGE},
+    world::Guest,
+};
+
+use crate::machine::Setup;
+
+/// How the VM hangs on its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// A bridge joins the pod's interface and the tap; the VM has the pod's addresses.
+    Bridge,
+    /// The pod keeps its address and hides the VM behind it.
+    Masquerade,
+}
+
+/// The VM behind a masquerading pod, as KubeVirt numbers it.
+pub const HIDDEN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+
+/// Wires a pod whose interface is there, and says how its VM has to be set up.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn wire(guest: &Guest, binding: Binding, mtu: u32) -> anyhow::Result<Setup> {
+    match binding {
+        Binding::Bridge => bridge(guest, mtu),
+        Binding::Masquerade => masquerade(guest, mtu),
+    }
+}
+
+fn bridge(guest: &Guest, mtu: u32) -> anyhow::Result<Setup> {
+    // The pod's interface loses its addresses to the VM and gets another hardware address.
+    guest.ns.ip(&format!(
+        "addr flush dev eth0
+        link set eth0 down
+        link set eth0 address 02:00:00:00:ff:01
+        link add k6t-eth0 type bridge
+        link set k6t-eth0 mtu {mtu}
+        addr add 169.254.75.10/32 dev k6t-eth0
+        tuntap add dev tap0 mode tap
+        link set tap0 mtu {mtu} master k6t-eth0 up
+        link set eth0 master k6t-eth0 up
+        link set k6t-eth0 up
+        "
+    ))?;
+    guest.ns.sh("bridge link set dev eth0 learning off")?;
+    let GuestPlan {
+        address,
+        attachment,
+        mac,
+        ..
+    } = guest.plan;
+    let (prefix, gateway) = match attachment {
+        Attachment::Routed => (32, "169.254.1.1".to_owned()),
+        Attachment::BridgePort => (24, NODE_BRIDGE.of(Family::V4).to_string()),
+    };
+    Ok(Setup {
+        mac,
+        address: format!("{}/{prefix}", address.v4),
+        gateway,
+        mtu,
+    })
+}
+
+fn masquerade(guest: &Guest, mtu: u32) -> anyhow::Result<Setup> {
+    guest.ns.ip(&format!(
+        "link add k6t-eth0 type bridge
+        link set k6t-eth0 mtu {mtu}
+        addr add 10.0.2.1/24 dev k6t-eth0
+        tuntap add dev tap0 mode tap
+        link set tap0 mtu {mtu} master k6t-eth0 up
+        link set k6t-eth0 up
+        "
+    ))?;
+    guest.ns.sysctl("ipv4/ip_forward=1")?;
+    guest.ns.nft(&format!(
+        "table ip nat {{\n  chain prerouting {{\n    \
+         type nat hook prerouting priority dstnat;\n    iifname \"eth0\" counter dnat to {HIDDEN}\n  \
+         }}\n  chain postrouting {{\n    type nat hook postrouting priority srcnat;\n    \
+         ip saddr {HIDDEN} counter masquerade\n  }}\n}}\n"
+    ))?;
+    if guest.plan.address.v4 == HIDDEN {
+        bail!("{} has the address of a hidden VM", guest.plan.name);
+    }
+    Ok(Setup {
+        mac: [2, 0, 0, 0, 0, 1],
+        address: format!("{HIDDEN}/24"),
+        gateway: "10.0.2.1".to_owned(),
+        mtu,
+    })
+}

@@ -1,0 +1,111 @@
+//! A world in which one guest is a real VM.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use eip_lab::{
+    daemon::{Daemon, DaemonOptions},
+    echo::Echo,
+    netns::Ns,
+    plan::{CLIENT, GuestPlan, POD1},
+    world::{World, WorldOptions},
+};
+use eip_vm_tests::{
+    PORT,
+    kernel::{self, Kernel},
+    machine::Machine,
+    pod::{self, Binding},
+};
+
+/// A guest without KVM is slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The VM's kernel: that of the Debian this project supports.
+const KERNEL: &str = "linux-image-cloud-amd64";
+
+/// Dropped in this order.
+pub(crate) struct Stage {
+    pub(crate) machine: Machine,
+    _servers: Vec<Echo>,
+    _daemon: Daemon,
+    pub(crate) world: World,
+    pub(crate) eip: Ipv4Addr,
+}
+
+impl Stage {
+    /// A VM behind `plan`'s pod, bound to `eip`. `None` after saying that the test is skipped.
+    pub(crate) fn raise(
+        plan: GuestPlan,
+        eip: Ipv4Addr,
+        binding: Binding,
+        guest_mtu: u32,
+    ) -> Option<Self> {
+        let world = WorldOptions {
+            guest_mtu,
+            guests: vec![plan, POD1],
+            ..WorldOptions::default()
+        };
+        Self::raise_with(world, DaemonOptions::default(), (plan, eip, binding))
+    }
+
+    /// As [`Stage::raise`], in any world with any agent.
+    pub(crate) fn raise_with(
+        world: WorldOptions,
+        daemon: DaemonOptions,
+        (plan, eip, binding): (GuestPlan, Ipv4Addr, Binding),
+    ) -> Option<Self> {
+        if !can_run() {
+            return None;
+        }
+        let guest_mtu = world.guest_mtu;
+        let world = World::new(world).unwrap();
+        let guest = world.guest(plan);
+        let setup = pod::wire(guest, binding, guest_mtu).unwrap();
+        let kernel = Kernel::fetch(KERNEL).unwrap();
+        let program = Path::new(env!("CARGO_BIN_EXE_eip-test-guest"));
+        let machine = Machine::boot(&guest.ns, &kernel, program, &setup).unwrap();
+        let mut daemon = Daemon::start(&world, daemon).unwrap();
+        daemon.serve(&plan, eip).unwrap();
+        let servers = vec![
+            Echo::start(&world.client, CLIENT.v4, PORT).unwrap(),
+            Echo::start(&world.guest(POD1).ns, POD1.address.v4, PORT).unwrap(),
+        ];
+        Some(Self {
+            machine,
+            _servers: servers,
+            _daemon: daemon,
+            world,
+            eip,
+        })
+    }
+
+    pub(crate) fn client(&self) -> &Ns {
+        &self.world.client
+    }
+
+    /// The VM's echo server by its EIP.
+    pub(crate) fn server(&self) -> SocketAddr {
+        SocketAddr::new(self.eip.into(), PORT)
+    }
+}
+
+fn can_run() -> bool {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    let is_required = std::env::var_os("EIP_E2E_REQUIRED").is_some();
+    let problem = if nix::unistd::geteuid().is_root() {
+        kernel::look().err().map(|error| format!("{error:#}"))
+    } else {
+        Some("needs root".to_owned())
+    };
+    if let Some(problem) = &problem {
+        assert!(
+            !is_required,
+            "{name}: {problem}, and EIP_E2E_REQUIRED is set"
+        );
+        eprintln!("SKIPPED {name}: {problem}");
+    }
+    problem.is_none()
+}

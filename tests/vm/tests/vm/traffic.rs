@@ -1,0 +1,154 @@
+//! Everything a VM does with its EIP.
+
+use std::net::Ipv4Addr;
+
+use eip_lab::{
+    daemon::DaemonOptions,
+    firewall::ForwardAccept,
+    packet::Transport,
+    plan::{CLIENT, GuestPlan, POD1, ROUTER_CLIENT, VM1, VM2, eip},
+    traffic::{self, Bulk, SILENCE},
+    world::WorldOptions,
+};
+use eip_vm_tests::{PORT, pod::Binding};
+
+use crate::support::{PATIENCE, Stage};
+
+/// Bytes of a bulk transfer: seconds for a guest without KVM.
+const MUCH: u64 = 4_000_000;
+
+fn everything_works(mut stage: Stage) {
+    let (client, server) = (CLIENT.v4, stage.server());
+    for size in [0, 1, 1000, 1472, 4000] {
+        let answer = traffic::udp(stage.client(), server, size, PATIENCE).unwrap();
+        assert_eq!(answer.came_from, server, "{size} bytes to the VM");
+        traffic::ping(stage.client(), stage.eip.into(), size, PATIENCE).unwrap();
+    }
+    assert_eq!(
+        traffic::tcp(stage.client(), server, PATIENCE)
+            .unwrap()
+            .came_from,
+        server
+    );
+    for way in [Bulk::Upload, Bulk::Download] {
+        traffic::bulk(stage.client(), server, way, MUCH).unwrap();
+    }
+
+    let eip = stage.eip.to_string();
+    let mut ask = |line: String| stage.machine.ask(&line).unwrap();
+    for size in [0, 1, 1000, 1472, 4000] {
+        assert_eq!(
+            ask(format!("udp {client}:{PORT} {size}")),
+            eip,
+            "{size} bytes of the VM"
+        );
+        assert_eq!(ask(format!("ping {client} {size}")), client.to_string());
+    }
+    assert_eq!(ask(format!("tcp {client}:{PORT} 0")), eip);
+    for verb in ["upload", "download"] {
+        assert_eq!(ask(format!("{verb} {client}:{PORT} {MUCH}")), eip, "{verb}");
+    }
+    // Inside the cluster it is itself.
+    let pod = POD1.address.v4;
+    let seen = ask(format!("tcp {pod}:{PORT} 0"));
+    assert!(seen.starts_with("10.244."), "a pod saw {seen}");
+}
+
+#[test]
+fn a_vm_with_bridge_binding_on_a_routed_pod_has_its_eip_both_ways() {
+    if let Some(stage) = Stage::raise(VM1, eip::VM1.v4, Binding::Bridge, 1500) {
+        everything_works(stage);
+    }
+}
+
+#[test]
+fn a_vm_with_masquerade_binding_on_a_bridged_pod_has_its_eip_both_ways() {
+    if let Some(stage) = Stage::raise(VM2, eip::VM2.v4, Binding::Masquerade, 1500) {
+        everything_works(stage);
+    }
+}
+
+/// The client's link is smaller than the VM believes: only an error that names the right packet tells it.
+#[test]
+fn a_vm_learns_of_a_small_link_behind_the_router() {
+    let Some(mut stage) = Stage::raise(VM1, eip::VM1.v4, Binding::Bridge, 1500) else {
+        return;
+    };
+    stage.world.router.ip("link set rc0 mtu 1300\n").unwrap();
+    // It says that it takes large segments all the same, or TCP would not try.
+    let route = format!(
+        "ip route replace default via {} advmss 1460",
+        ROUTER_CLIENT.v4
+    );
+    stage.client().sh("ip link set eth0 mtu 1300").unwrap();
+    stage.client().sh(&route).unwrap();
+    let (client, server) = (CLIENT.v4, stage.server());
+    traffic::bulk(stage.client(), server, Bulk::Download, MUCH).unwrap();
+    let line = format!("upload {client}:{PORT} {MUCH}");
+    assert_eq!(stage.machine.ask(&line).unwrap(), stage.eip.to_string());
+    let told = stage.world.router_frames().packets(|_, packet| {
+        matches!(packet.transport, Transport::Icmp { kind: 3, code: 4 })
+            && packet.destination == stage.eip
+    });
+    assert!(
+        !told.is_empty(),
+        "the router never said that a packet is too large"
+    );
+}
+
+/// The VM's link is smaller than the wire, as with an overlay.
+fn a_small_link_is_found(plan: GuestPlan, eip: Ipv4Addr, binding: Binding) {
+    let Some(stage) = Stage::raise(plan, eip, binding, 1400) else {
+        return;
+    };
+    let server = stage.server();
+    for way in [Bulk::Upload, Bulk::Download] {
+        traffic::bulk(stage.client(), server, way, MUCH).unwrap();
+    }
+    // Fragments as large as the wire. One pod's kernel cuts them again because it routes, the other
+    // one because its bridge shows frames to the firewall.
+    traffic::udp(stage.client(), server, 4000, PATIENCE).unwrap();
+    // One that fits the wire, not the link, and may not be cut: lost, but the client is told.
+    traffic::udp(stage.client(), server, 1450, SILENCE).unwrap_err();
+    traffic::udp(stage.client(), server, 1450, PATIENCE).unwrap();
+}
+
+#[test]
+fn a_small_link_of_a_bridge_binding_is_found() {
+    a_small_link_is_found(VM1, eip::VM1.v4, Binding::Bridge);
+}
+
+#[test]
+fn a_small_link_of_a_masquerade_binding_is_found() {
+    a_small_link_is_found(VM2, eip::VM2.v4, Binding::Masquerade);
+}
+
+/// A bridge that shows its frames to nobody drops what exceeds a port. What is handed to it whole is
+/// lost then; the stack lane has the node's kernel cut it, and so do equal MTUs.
+#[test]
+fn without_br_netfilter_only_the_stack_lane_gets_large_fragments_to_a_bridge_binding() {
+    for (delivery, arrives) in [("peer", false), ("stack", true)] {
+        let Some(stage) = Stage::raise_with(
+            WorldOptions {
+                guest_mtu: 1400,
+                forward_accept: ForwardAccept::Present,
+                guests: vec![VM1, POD1],
+                ..WorldOptions::default()
+            },
+            DaemonOptions {
+                delivery,
+                ..DaemonOptions::default()
+            },
+            (VM1, eip::VM1.v4, Binding::Bridge),
+        ) else {
+            return;
+        };
+        let pod = &stage.world.guest(VM1).ns;
+        // Not every kernel has br_netfilter, and then it is as if it were off.
+        let _ = pod.sysctl("bridge/bridge-nf-call-iptables=0");
+        traffic::udp(stage.client(), stage.server(), 1000, PATIENCE).unwrap();
+        let patience = if arrives { PATIENCE } else { SILENCE };
+        let answer = traffic::udp(stage.client(), stage.server(), 4000, patience);
+        assert_eq!(answer.is_ok(), arrives, "{delivery}: {answer:?}");
+    }
+}
