@@ -3,6 +3,7 @@
 //! - [`abi`]: keys and values of the pinned BPF maps, their names and the ABI version;
 //! - [`reason`]: every way a packet can end, and at which hook;
 //! - [`parse`]: from bytes to [`parse::Headers`], the same code in the kernel and in host tests;
+//! - [`neighbour`]: ARP and neighbour discovery, read and written;
 //! - [`csum`]: incremental checksum arithmetic (RFC 1624);
 //! - [`addr`]: address types in wire order.
 //!
@@ -18,6 +19,7 @@ extern crate std;
 pub mod abi;
 pub mod addr;
 pub mod csum;
+pub mod neighbour;
 pub mod parse;
 #[cfg(feature = "user")]
 mod pod;

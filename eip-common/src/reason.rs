@@ -161,7 +161,7 @@ macro_rules! reasons {
 reasons! {
     /// Not IPv4 or IPv6, or a frame too short to tell.
     NotIp = 0, "not-ip", Pass, false,
-        "The frame carries no IP packet (ARP, LLDP, ...) or ends before its IP header does.",
+        "The frame carries no IP packet (ARP in XDP, LLDP, ...) or ends before its IP header does.",
         "Nothing: it belongs to the kernel.";
     /// The destination is no EIP of this node.
     NotEip = 1, "not-eip", Pass, false,
@@ -273,6 +273,27 @@ reasons! {
     Ipv6 = 26, "ipv6", Pass, false,
         "An IPv6 packet: it passes with the addresses it has.",
         "Nothing: elastic IPs are IPv4 in this version.";
+    /// An ARP request or neighbour solicitation for an EIP, answered.
+    NeighbourAnswered = 27, "neighbour-answered", Carry, true,
+        "Somebody on an uplink's segment asked who has the elastic IP and was told the uplink's MAC.",
+        "Nothing: this is how `announce: l2` works.";
+    /// The same, for an EIP that is not announced on layer 2.
+    NotAnnounced = 28, "not-announced", Pass, true,
+        "Somebody on an uplink's segment asked who has the elastic IP, which is not announced on \
+         layer 2: left to the kernel, which does not answer for it either.",
+        "If hosts and routers of that segment shall reach it without a route, bind it with \
+         `announce: l2` or `both`.";
+    /// Somebody else says that the EIP is theirs.
+    AddressClaimed = 29, "address-claimed", Pass, true,
+        "An ARP message or neighbour advertisement on an uplink's segment claims an elastic IP of \
+         this node for another MAC.",
+        "Find the other owner: `eipctl get EIP` shows its MAC. For a moment after a VM moved, and with \
+         two uplinks of this node on one segment, this is normal.";
+    /// ARP or neighbour discovery that breaks its RFC.
+    NeighbourInvalid = 30, "neighbour-invalid", Pass, true,
+        "An ARP message, or a neighbour discovery message for an elastic IP, is cut short or breaks a \
+         rule of its RFC (hop limit below 255, wrong checksum, bad option length): not answered.",
+        "Find the sender; neighbour discovery from beyond the link is an attack.";
 }
 
 /// Room for reasons per hook in the counter array: adding a reason does not change the layout.

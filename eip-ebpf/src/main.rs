@@ -48,6 +48,8 @@ mod family;
 #[deny(unsafe_code)]
 mod flow;
 mod maps;
+#[deny(unsafe_code)]
+mod neighbour;
 mod packet;
 #[deny(unsafe_code)]
 mod quote;
@@ -66,7 +68,7 @@ fn eip_uplink_xdp(context: XdpContext) -> u32 {
         Carries::Ipv4 => uplink::classify::<Ipv4Wire>(&frame),
         Carries::Tag => Verdict::of(Reason::Tagged),
         Carries::Ipv6 => Verdict::of(Reason::Ipv6),
-        Carries::Other => Verdict::of(Reason::NotIp),
+        Carries::Arp | Carries::Other => Verdict::of(Reason::NotIp),
     };
     verdict.finish_xdp(Hook::UplinkXdp, &frame)
 }
@@ -75,12 +77,13 @@ fn eip_uplink_xdp(context: XdpContext) -> u32 {
 #[classifier]
 fn eip_uplink_tc(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
-    let verdict = match carries(skb.view()) {
+    match carries(skb.view()) {
         Carries::Ipv4 => uplink::receive::<Ipv4Wire>(&skb),
-        Carries::Ipv6 => Verdict::of(Reason::Ipv6),
-        Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
-    };
-    verdict.finish_tc(Hook::UplinkTc, &skb)
+        Carries::Ipv6 if neighbour::is_discovery(&skb) => neighbour::discovery(&skb),
+        Carries::Ipv6 => Verdict::of(Reason::Ipv6).finish_tc(Hook::UplinkTc, &skb),
+        Carries::Arp => neighbour::arp(&skb),
+        Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp).finish_tc(Hook::UplinkTc, &skb),
+    }
 }
 
 /// tc egress on a VM's port.
@@ -90,7 +93,7 @@ fn eip_door_in(context: TcContext) -> i32 {
     let verdict = match carries(skb.view()) {
         Carries::Ipv4 => door::enter::<Ipv4Wire>(&skb),
         Carries::Ipv6 => Verdict::of(Reason::Ipv6),
-        Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
+        Carries::Arp | Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
     };
     verdict.finish_tc(Hook::DoorIn, &skb)
 }
@@ -102,7 +105,7 @@ fn eip_door_out(context: TcContext) -> i32 {
     let verdict = match carries(skb.view()) {
         Carries::Ipv4 => door::leave::<Ipv4Wire>(&skb),
         Carries::Ipv6 => Verdict::of(Reason::Ipv6),
-        Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
+        Carries::Arp | Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
     };
     verdict.finish_tc(Hook::DoorOut, &skb)
 }

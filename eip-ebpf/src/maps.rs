@@ -18,7 +18,8 @@ use eip_common::{
         EipReasonKey, FlowKey, FragmentKey, MAX_EIP_REASONS, MAX_FRAGMENTS, MAX_NETS, MAX_UPLINKS,
         Net, Quota, SAMPLES_BYTES, Sample, Traffic, Uplink, Vm, Watch,
     },
-    addr::{Ipv4Wire, Ipv6Wire},
+    addr::{Ipv4Wire, Ipv6Wire, Mac},
+    neighbour::is_station,
     reason::{COUNTERS, Hook, Reason, counter_index},
 };
 
@@ -75,10 +76,21 @@ pub(crate) struct Gateway<A> {
     pub(crate) mtu: u32,
 }
 
+/// The little of a binding that answering for it takes: the stack has no room for all of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Owner {
+    /// Its counter slot.
+    pub(crate) slot: u32,
+    /// [`Binding::flags`].
+    pub(crate) flags: u8,
+}
+
 /// An address family: which maps its addresses live in.
 pub(crate) trait Address: NextHopAddress + Eq {
     /// The binding of an EIP.
     fn binding(eip: Self) -> Option<Binding<Self>>;
+    /// What of a binding says who answers for its EIP.
+    fn owner(eip: Self) -> Option<Owner>;
     /// The bound VM with this address.
     fn vm(address: Self) -> Option<Vm<Self>>;
     /// Flags of the longest prefix around an address; zero without one.
@@ -107,6 +119,15 @@ macro_rules! address_family {
             fn binding(eip: Self) -> Option<Binding<Self>> {
                 // SAFETY: no program writes this map; the value is copied at once.
                 unsafe { $eip.get(eip) }.copied()
+            }
+
+            #[inline(always)]
+            fn owner(eip: Self) -> Option<Owner> {
+                // SAFETY: no program writes this map; the fields are copied at once.
+                unsafe { $eip.get(eip) }.map(|binding| Owner {
+                    slot: binding.slot,
+                    flags: binding.flags,
+                })
             }
 
             #[inline(always)]
@@ -205,6 +226,14 @@ address_family!(
 pub(crate) fn uplink_mtu(ifindex: u32) -> Option<u32> {
     // SAFETY: no program writes this map; the value is copied at once.
     unsafe { UPLINKS_V1.get(ifindex) }.map(|uplink| uplink.mtu)
+}
+
+/// Hardware address of an uplink; `None` for an interface that is none or has no such address.
+#[inline(always)]
+pub(crate) fn uplink_mac(ifindex: u32) -> Option<Mac> {
+    // SAFETY: no program writes this map; the value is copied at once.
+    let mac = unsafe { UPLINKS_V1.get(ifindex) }.map(|uplink| uplink.mac)?;
+    is_station(mac).then_some(mac)
 }
 
 /// Counts a packet delivered to a VM.

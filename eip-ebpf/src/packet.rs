@@ -250,6 +250,35 @@ impl<'a> Skb<'a> {
         unsafe { (*self.0.skb.skb).ifindex }
     }
 
+    /// Length of the frame, in bytes.
+    #[inline(always)]
+    pub(crate) fn frame_len(&self) -> usize {
+        self.0.len() as usize
+    }
+
+    /// A VLAN tag came with the frame: the kernel has taken it off and remembers it.
+    #[inline(always)]
+    pub(crate) fn is_tagged(&self) -> bool {
+        // SAFETY: the context pointer is valid for the run of the program.
+        unsafe { (*self.0.skb.skb).vlan_present != 0 }
+    }
+
+    /// Cuts or extends the frame. Invalidates views.
+    #[inline(always)]
+    pub(crate) fn resize(&self, len: u32) -> Option<()> {
+        let skb = self.0.skb.skb;
+        // SAFETY: the context pointer is valid for the run of the program.
+        let code = unsafe { helpers::generated::bpf_skb_change_tail(skb, len, 0) };
+        (code == 0).then_some(())
+    }
+
+    /// Sends the frame out of the interface it is on, as it stands.
+    #[inline(always)]
+    pub(crate) fn send_back(&self) -> i64 {
+        // SAFETY: the helper takes plain numbers and records them for this run.
+        unsafe { helpers::generated::bpf_redirect(self.ifindex(), 0) }
+    }
+
     /// Payload bytes per segment of a super-packet; zero for an ordinary one. Kernel 5.7.
     #[inline(always)]
     pub(crate) fn segment_size(&self) -> u32 {

@@ -2,11 +2,12 @@
 
 use eip_common::{
     abi::{BINDING_SHARES_VM, Binding, Delivery, NET_BYPASS, NET_EIP},
+    neighbour::ETHERTYPE_ARP,
     parse::{
         Bytes, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN,
         Fragment, Headers, Kind, ParseError,
     },
-    reason::Reason,
+    reason::{Hook, Reason},
 };
 
 use crate::{
@@ -24,6 +25,8 @@ pub(crate) enum Carries {
     Ipv4,
     /// IPv6.
     Ipv6,
+    /// ARP.
+    Arp,
     /// A VLAN tag before whatever else.
     Tag,
     /// Anything else, or nothing.
@@ -37,6 +40,7 @@ pub(crate) fn carries(view: View<'_>) -> Carries {
         Some(header) => match [header[12], header[13]] {
             ETHERTYPE_IPV4 => Carries::Ipv4,
             ETHERTYPE_IPV6 => Carries::Ipv6,
+            ETHERTYPE_ARP => Carries::Arp,
             ETHERTYPE_VLAN | ETHERTYPE_QINQ => Carries::Tag,
             _ => Carries::Other,
         },
@@ -44,9 +48,15 @@ pub(crate) fn carries(view: View<'_>) -> Carries {
     }
 }
 
-/// tc ingress: checks the sender and delivers.
+/// tc ingress, to its end.
+#[inline(never)]
+pub(crate) fn receive<A: Family>(skb: &Skb<'_>) -> i32 {
+    received::<A>(skb).finish_tc(Hook::UplinkTc, skb)
+}
+
+/// Checks the sender and delivers.
 #[inline(always)]
-pub(crate) fn receive<A: Family>(skb: &Skb<'_>) -> Verdict {
+fn received<A: Family>(skb: &Skb<'_>) -> Verdict {
     let Some((_, destination)) = A::addresses(&skb.view()) else {
         return Verdict::of(Reason::NotIp);
     };

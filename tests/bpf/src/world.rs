@@ -296,6 +296,14 @@ impl World {
         map.insert(ip(eip), value, 0).expect("room for a binding");
     }
 
+    /// Writes an IPv6 EIP as it stands.
+    pub fn put_binding6(&mut self, eip: [u8; 16], value: Binding<[u8; 16]>) {
+        let map = self.ebpf.map_mut(map::EIP6).expect("map");
+        let mut map: HashMap<&mut MapData, [u8; 16], Binding<[u8; 16]>> =
+            map.try_into().expect("a hash map");
+        map.insert(eip, value, 0).expect("room for a binding");
+    }
+
     /// Writes a VM as it stands.
     pub fn put_vm(&mut self, vm: &str, value: Vm<[u8; 4]>) {
         let map = self.ebpf.map_mut(map::VM4).expect("map");

@@ -133,11 +133,11 @@ fn bindings_match_whole_addresses_only() {
 fn frames_that_carry_no_ip_pass() {
     let mut world = World::node();
     world.bind(EIP, VM, Delivery::Peer);
-    let mut arp = ends(CLIENT, EIP).udp(1, 2, b"x");
-    arp[12..14].copy_from_slice(&[0x08, 0x06]);
+    let mut lldp = ends(CLIENT, EIP).udp(1, 2, b"x");
+    lldp[12..14].copy_from_slice(&[0x88, 0xcc]);
     let mut version = ends(CLIENT, EIP).udp(1, 2, b"x");
     version[14] = 0x65;
-    for packet in [arp, version] {
+    for packet in [lldp, version] {
         for hook in Hook::ALL {
             world
                 .send(hook, &packet)

@@ -4,7 +4,7 @@ use eip_bpf_tests::{
     Action, World,
     netns::{forward, ifindex, in_own_netns, ip as ip_command},
     packet::{ends, ip, translated},
-    world::OTHER_PORT,
+    world::{OTHER_PORT, PORT},
 };
 use eip_common::{
     abi::Delivery,
@@ -55,6 +55,7 @@ fn example(reason: Reason) -> Option<(Hook, Delivery, Vec<u8>)> {
             packet[12..14].copy_from_slice(&[0x86, 0xdd]);
             packet
         }),
+        Reason::NeighbourInvalid => (UplinkTc, Peer, [[0; 12].as_slice(), &[8, 6]].concat()),
         // With more than one packet or binding: their own tests below and beside. A rewrite fails only
         // in a kernel without memory.
         Reason::SentAsFlow
@@ -62,7 +63,10 @@ fn example(reason: Reason) -> Option<(Hook, Delivery, Vec<u8>)> {
         | Reason::WrongPort
         | Reason::RoutedElsewhere
         | Reason::NoRoute
-        | Reason::RewriteFailed => return None,
+        | Reason::RewriteFailed
+        | Reason::NeighbourAnswered
+        | Reason::NotAnnounced
+        | Reason::AddressClaimed => return None,
     })
 }
 
@@ -75,6 +79,7 @@ fn no_reason_is_unreachable() {
         println!("{}", reason.name());
         let mut world = World::node();
         world.bind(EIP, VM, lane);
+        world.uplink(PORT, 1500);
         world.send(hook, &packet).ended(reason);
     }
 }
