@@ -106,6 +106,8 @@ const NAMESPACES: &[User] = &[
 /// Who runs routers.
 const ROUTING: &[User] = &[User::TestInterop];
 
+/// Who runs the programs that people test a network with.
+const TALKING: &[User] = &[User::TestOracle];
 /// Who boots a VM.
 const BOOTING: &[User] = &[User::TestVm];
 
@@ -231,6 +233,36 @@ pub(crate) static NEEDS: &[Need] = &[
         users: NETWORKING,
         look: || program("sysctl"),
         cure: Cure::Package("procps"),
+    },
+    Need {
+        name: "curl",
+        users: TALKING,
+        look: || program("curl"),
+        cure: Cure::Package("curl"),
+    },
+    Need {
+        name: "dig",
+        users: TALKING,
+        look: || program("dig"),
+        cure: Cure::Package("bind9-dnsutils"),
+    },
+    Need {
+        name: "iperf3",
+        users: TALKING,
+        look: || program("iperf3"),
+        cure: Cure::Package("iperf3"),
+    },
+    Need {
+        name: "traceroute",
+        users: TALKING,
+        look: || program("traceroute"),
+        cure: Cure::Package("traceroute"),
+    },
+    Need {
+        name: "mtr",
+        users: TALKING,
+        look: || program("mtr"),
+        cure: Cure::Package("mtr-tiny"),
     },
     Need {
         name: "qemu",

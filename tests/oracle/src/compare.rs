@@ -122,11 +122,14 @@ fn arrived(outcomes: &[Outcome]) -> Vec<Vec<u8>> {
             whole.push([link, &packet].concat());
         }
     }
-    // All steps of a case go the same way, so a datagram has the link header of any of its fragments.
-    let fragment = frames().find(|frame| is_fragment(&frame[L2..]));
-    let link = fragment.map_or(&[0; L2][..], |frame| &frame[..L2]);
-    let datagrams = assembled(pieces);
-    whole.extend(datagrams.iter().map(|packet| [link, packet].concat()));
+    for packet in assembled(pieces) {
+        // The link header of a datagram is that of any of its fragments.
+        let ends = &packet[12..20];
+        let link = frames()
+            .find(|frame| is_fragment(&frame[L2..]) && &frame[L2 + 12..L2 + 20] == ends)
+            .map_or(&[0; L2][..], |frame| &frame[..L2]);
+        whole.push([link, &packet].concat());
+    }
     whole
 }
 

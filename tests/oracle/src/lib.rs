@@ -32,6 +32,7 @@ pub mod compare;
 pub mod conntrack;
 pub mod model;
 pub mod packet;
+pub mod servers;
 
 /// Which way a frame goes through the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

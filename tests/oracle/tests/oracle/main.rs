@@ -3,6 +3,7 @@
 //! Needs root, as the end-to-end tests do.
 #![cfg(test)]
 #![forbid(unsafe_code)]
+mod corpus;
 mod generate;
 mod generated;
 mod named;
