@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod hand;
 pub mod router;
 pub mod speaker;
 

@@ -81,6 +81,9 @@ struct Options {
     /// Hold time in seconds.
     #[arg(long, default_value_t = 90)]
     hold: u64,
+    /// Longest time a peer may take no byte, in seconds.
+    #[arg(long)]
+    send_hold: Option<u64>,
     /// Restart time in seconds.
     #[arg(long, default_value_t = 120)]
     restart_time: u64,
@@ -132,6 +135,7 @@ impl Options {
             .map(|range| PeerConfig::in_range(&range.to_string(), *range, asn));
         for mut peer in known.chain(heard).chain(guests) {
             peer.session.hold_time = Duration::from_secs(self.hold);
+            peer.session.send_hold_time = self.send_hold.map(Duration::from_secs);
             peer.session.connect_timeout = Duration::from_secs(3);
             peer.export.med = med;
             let transport = &mut peer.transport;

@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 mod bfd;
 mod convergence;
 mod neighbours;
+mod wire;
 
 const SPEAKER: &str = env!("CARGO_BIN_EXE_eip-test-speaker");
 const SOON: Duration = Duration::from_secs(15);
@@ -26,17 +27,21 @@ fn can_run(kind: Kind) -> bool {
         Kind::Frr => "/usr/lib/frr/bgpd",
         Kind::Gobgp => "/usr/bin/gobgpd",
     };
-    let missing = if !nix::unistd::geteuid().is_root() {
-        "root".to_owned()
-    } else if !Path::new(program).exists() {
-        program.to_owned()
-    } else {
-        return true;
-    };
+    has_root() && is_there(Path::new(program).exists(), program)
+}
+
+/// Whether namespaces can be raised; says why not.
+fn has_root() -> bool {
+    is_there(nix::unistd::geteuid().is_root(), "root")
+}
+
+fn is_there(is_there: bool, what: &str) -> bool {
     let is_required = std::env::var_os("EIP_E2E_REQUIRED").is_some_and(|value| value == "1");
-    assert!(!is_required, "{kind:?}: needs {missing}");
-    eprintln!("SKIPPED: {kind:?}: needs {missing}");
-    false
+    assert!(is_there || !is_required, "needs {what}");
+    if !is_there {
+        eprintln!("SKIPPED: needs {what}");
+    }
+    is_there
 }
 
 fn start(bench: &Bench, options: &[&str]) -> SpeakerProcess {
