@@ -406,6 +406,104 @@ pub struct ExplainAnswer {
     pub explanations: Vec<Explanation>,
 }
 
+/// A packet, for people and scripts.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PacketView {
+    /// In one line.
+    pub summary: String,
+    /// Length of the frame.
+    pub length: usize,
+    /// Source address.
+    pub source: Option<IpAddr>,
+    /// Destination address.
+    pub destination: Option<IpAddr>,
+    /// Transport protocol.
+    pub protocol: Option<u8>,
+    /// Source port.
+    pub source_port: Option<u16>,
+    /// Destination port.
+    pub destination_port: Option<u16>,
+    /// TTL or hop limit.
+    pub ttl: Option<u8>,
+    /// Whether all of them hold; absent when not all of the packet is there.
+    pub checksums: Option<String>,
+    /// Source MAC.
+    pub source_mac: Option<String>,
+    /// Destination MAC.
+    pub destination_mac: Option<String>,
+}
+
+/// Body of `POST /v1/trace`: a packet to be followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TraceBody {
+    /// Source address; the EIP of a VM on this node means that VM.
+    pub from: IpAddr,
+    /// Destination address.
+    pub to: IpAddr,
+    /// Transport protocol by number.
+    pub protocol: u8,
+    /// Source port, or the identifier of an echo.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    /// Length of the IP packet; the shortest when left out.
+    pub size: Option<u16>,
+    /// No router may cut it up.
+    pub dont_fragment: bool,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// It opens a connection.
+    pub syn: bool,
+    /// Where it comes in; found out when left out.
+    pub interface: Option<String>,
+}
+
+/// What one program, or the kernel, did with the packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TraceHop {
+    /// The hook, or `kernel`.
+    pub hook: String,
+    /// The interface it is on.
+    pub interface: String,
+    /// `pass`, `redirect`, `drop`, ...
+    pub action: String,
+    /// Why, as the counters would say.
+    pub reason: Option<String>,
+    /// What that means.
+    pub meaning: String,
+    /// The packet afterwards, when it was changed.
+    pub after: Option<PacketView>,
+    /// The program that is attached there has the same instructions as the one that was run.
+    pub is_attached: Option<bool>,
+}
+
+/// The way of one packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TraceWay {
+    /// The packet as it came.
+    pub packet: PacketView,
+    /// What was done with it.
+    pub hops: Vec<TraceHop>,
+    /// Where it ended, in a sentence.
+    pub end: String,
+    /// It got to the VM or out of an uplink; absent when the kernel decides.
+    pub arrives: Option<bool>,
+}
+
+/// Answer of `POST /v1/trace`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TraceAnswer {
+    /// The packet's way.
+    pub forward: TraceWay,
+    /// The way of an answer to it, when it arrives.
+    pub reply: Option<TraceWay>,
+}
+
 /// Body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

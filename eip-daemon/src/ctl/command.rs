@@ -9,7 +9,7 @@ use super::{
     DEFAULT_SOCKET,
     api::{
         BindAnswer, BindBody, Binding, BindingList, BindingPhase, ExplainAnswer, NetList,
-        ReasonList, Status, UnbindAnswer,
+        ReasonList, Status, TraceAnswer, TraceBody, UnbindAnswer,
     },
     client::{Client, ClientError, escape},
     render,
@@ -26,7 +26,7 @@ use crate::model::{Announce, DeliveryChoice};
 Exit codes:
   0  done
   1  failed: no agent, an unknown or refused binding, a binding that is not programmed in time,
-     an EIP that `explain` finds broken, or `status --check` on a node that is not in sync
+     an EIP that `explain` finds broken, a packet that does not arrive in a `trace`, or `status --check` on a node that is not in sync
   2  the command line is wrong"
 )]
 pub struct Cli {
@@ -73,6 +73,8 @@ pub enum Verb {
         /// An EIP, a VM or a binding: NAME or NAMESPACE/NAME
         what: String,
     },
+    /// Run the programs on a packet of your own, hop by hop, and on the answer to it; nothing is sent
+    Trace(TraceArgs),
     /// Show the node: uplinks, sync, bindings by state, what does not work
     Status {
         /// Exit with 1 unless the node is ready and in sync
@@ -127,6 +129,82 @@ pub struct BindArgs {
     pub wait: u64,
 }
 
+/// Arguments of `eipctl trace`.
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// Source; an EIP of this node means its VM
+    #[arg(long, value_name = "ADDRESS")]
+    pub from: IpAddr,
+    /// Destination
+    #[arg(long, value_name = "ADDRESS")]
+    pub to: IpAddr,
+    /// tcp, udp, icmp or a number
+    #[arg(long, value_name = "PROTOCOL", default_value = "tcp")]
+    pub proto: Proto,
+    /// Source port, or the identifier of an echo
+    #[arg(long, value_name = "PORT", default_value_t = 49_152)]
+    pub sport: u16,
+    /// Destination port
+    #[arg(long, value_name = "PORT", default_value_t = 80)]
+    pub dport: u16,
+    /// Length of the IP packet [default: headers only]
+    #[arg(long, value_name = "BYTES")]
+    pub size: Option<u16>,
+    /// No router may cut it up
+    #[arg(long)]
+    pub df: bool,
+    /// TTL or hop limit
+    #[arg(long, default_value_t = 64)]
+    pub ttl: u8,
+    /// TCP: it opens a connection
+    #[arg(long)]
+    pub syn: bool,
+    /// Where it comes in: an uplink or a VM's port [default: by its source]
+    #[arg(long = "in", value_name = "INTERFACE")]
+    pub interface: Option<String>,
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proto {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP of the addresses' family.
+    Icmp,
+    /// By number.
+    Number(u8),
+}
+
+impl std::str::FromStr for Proto {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            "icmp" => Ok(Self::Icmp),
+            other => {
+                let number = other.parse().map(Self::Number);
+                number.map_err(|_| "not tcp, udp, icmp or a number up to 255".to_owned())
+            }
+        }
+    }
+}
+
+impl Proto {
+    const fn number(self, is_ipv4: bool) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Icmp if is_ipv4 => 1,
+            Self::Icmp => 58,
+            Self::Number(number) => number,
+        }
+    }
+}
+
 /// What a verb has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
@@ -171,6 +249,7 @@ pub async fn run(cli: Cli) -> Result<Answer, ClientError> {
             let binding: Binding = client.get(&binding_path(&binding)).await?;
             Ok(show(cli.output, &binding, render::binding).into())
         }
+        Verb::Trace(args) => trace(&client, cli.output, args).await,
         Verb::Explain { what } => explain(&client, cli.output, &what).await,
         Verb::Status { check } => status(&client, cli.output, check).await,
         Verb::Bind(args) => bind(&client, cli.output, args).await,
@@ -204,6 +283,35 @@ fn show<T: Serialize>(output: Output, answer: &T, table: impl FnOnce(&T) -> Stri
 fn json(answer: &impl Serialize) -> String {
     let text = serde_json::to_string_pretty(answer).unwrap_or_default();
     format!("{text}\n")
+}
+
+async fn trace(client: &Client, output: Output, args: TraceArgs) -> Result<Answer, ClientError> {
+    let body = TraceBody {
+        from: args.from,
+        to: args.to,
+        protocol: args.proto.number(args.from.is_ipv4()),
+        source_port: args.sport,
+        destination_port: args.dport,
+        size: args.size,
+        dont_fragment: args.df,
+        ttl: args.ttl,
+        syn: args.syn,
+        interface: args.interface,
+    };
+    let answer: TraceAnswer = client.post("/v1/trace", &body, Duration::ZERO).await?;
+    let text = show(output, &answer, render::trace);
+    let ways = [Some(&answer.forward), answer.reply.as_ref()];
+    let names = ["the packet", "the answer to it"];
+    let lost = ways.into_iter().zip(names).find_map(|(way, name)| {
+        let way = way.filter(|way| way.arrives == Some(false))?;
+        Some((name, way))
+    });
+    let complaint = lost.map(|(name, way)| Complaint {
+        error: format!("{name} does not arrive"),
+        cause: Some(way.end.clone()),
+        hint: None,
+    });
+    Ok(Answer { text, complaint })
 }
 
 async fn explain(client: &Client, output: Output, what: &str) -> Result<Answer, ClientError> {

@@ -16,6 +16,7 @@ use crate::{
         Counters, DataPlaneError, ReasonCount, SlotReasonCount,
         examine::{Examiner, Question, Sighting},
         inspect::{AttachMode, Attachment, Inspector, MapFill},
+        trace::{TraceError, Tracer},
     },
     model::{
         Announce, BindingFact, BindingState, DeliveryChoice, Facts, HostRoute, Lane, Link,
@@ -345,6 +346,10 @@ pub(crate) struct StillExaminer;
 impl Examiner for StillExaminer {
     fn look(&self, _question: Question) -> BoxFuture<'_, Result<Sighting, DataPlaneError>> {
         Box::pin(std::future::ready(Ok(sighting())))
+    }
+
+    fn tracer(&self) -> Result<Box<dyn Tracer>, TraceError> {
+        Err(TraceError::OtherMap { map: "EIP4_V1" })
     }
 }
 

@@ -16,12 +16,14 @@ pub mod command;
 mod dump;
 mod error;
 mod explain;
+mod frame;
 mod lookup;
 mod render;
 pub mod server;
 pub mod socket;
 pub mod state;
 mod status;
+mod trace;
 mod view;
 
 pub use view::{phase, phases};

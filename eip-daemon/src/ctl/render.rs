@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::api::{
     BindAnswer, BindBody, Binding, BindingPhase, ExplainAnswer, Explanation, LinkState, MapFill,
-    Net, ReasonCounter, ReasonList, Status, UnbindAnswer, UplinkStatus,
+    Net, PacketView, ReasonCounter, ReasonList, Status, TraceAnswer, TraceWay, UnbindAnswer,
+    UplinkStatus,
 };
 use crate::model::Announce;
 
@@ -165,6 +166,48 @@ fn explanation(explanation: &Explanation) -> String {
         }
     }
     text
+}
+
+pub(super) fn trace(answer: &TraceAnswer) -> String {
+    let mut text = way("packet", &answer.forward);
+    if let Some(reply) = &answer.reply {
+        text.push('\n');
+        text.push_str(&way("answer", reply));
+    }
+    text
+}
+
+fn way(name: &str, way: &TraceWay) -> String {
+    let mut text = format!("{name}  {}\n", packet(&way.packet));
+    let width = way
+        .hops
+        .iter()
+        .map(|hop| hop.hook.len() + hop.interface.len() + 4);
+    let width = width.max().unwrap_or_default();
+    for hop in &way.hops {
+        let place = format!("{} on {}", hop.hook, hop.interface);
+        let reason = or_nothing(hop.reason.as_ref());
+        let (action, meaning) = (&hop.action, &hop.meaning);
+        let _infallible = writeln!(text, "  {place:width$}  {action}  {reason}  {meaning}");
+        if let Some(after) = &hop.after {
+            let _infallible = writeln!(text, "  {:width$}  = {}", "", packet(after));
+        }
+        if hop.is_attached == Some(false) {
+            let _infallible = writeln!(
+                text,
+                "  {:width$}  ! no program with these instructions is attached there",
+                ""
+            );
+        }
+    }
+    let _infallible = writeln!(text, "  => {}", way.end);
+    text
+}
+
+fn packet(view: &PacketView) -> String {
+    let checksums = view.checksums.as_ref();
+    let checksums = checksums.map_or_else(String::new, |word| format!(", checksums {word}"));
+    format!("{}{checksums}", view.summary)
 }
 
 fn place(port: &str, l3_device: &str) -> String {

@@ -8,7 +8,7 @@ use axum::{
     body::Bytes,
     extract::{Path, Query, State},
     http::{Method, StatusCode, Uri},
-    routing::get,
+    routing::{get, post},
 };
 use serde::Deserialize;
 use tokio::{net::UnixListener, sync::watch};
@@ -16,7 +16,7 @@ use tokio::{net::UnixListener, sync::watch};
 use super::{
     api::{
         BindAnswer, BindBody, Binding, BindingList, ExplainAnswer, NetList, ReasonCounter,
-        ReasonList, Status, UnbindAnswer,
+        ReasonList, Status, TraceAnswer, TraceBody, UnbindAnswer,
     },
     binding,
     dump::{Dump, dump},
@@ -24,7 +24,7 @@ use super::{
     explain, lookup,
     state::AgentState,
     status::status,
-    view,
+    trace, view,
 };
 use crate::{
     dataplane::{Counters, DataPlaneError},
@@ -59,6 +59,7 @@ pub fn router(state: Arc<AgentState>) -> Router {
         .route("/v1/bindings/{key}", get(get_binding).delete(unbind))
         .route("/v1/drops", get(get_reasons))
         .route("/v1/explain/{key}", get(get_explanation))
+        .route("/v1/trace", post(post_trace))
         .route("/v1/nets", get(get_nets))
         .route("/v1/dump", get(get_dump))
         .fallback(no_such_path)
@@ -161,6 +162,13 @@ fn not_programmed(binding: &Binding) -> ApiError {
 
 async fn get_explanation(State(state): Shared, Path(key): Path<String>) -> Answer<ExplainAnswer> {
     explain::explain(&state, &key).await.map(Json)
+}
+
+async fn post_trace(State(state): Shared, body: Bytes) -> Answer<TraceAnswer> {
+    let body: TraceBody = serde_json::from_slice(&body).map_err(|cause| {
+        ApiError::new(StatusCode::BAD_REQUEST, "the body is no packet").cause(cause.to_string())
+    })?;
+    trace::trace(&state, body).await.map(Json)
 }
 
 async fn get_nets(State(state): Shared) -> Json<NetList> {

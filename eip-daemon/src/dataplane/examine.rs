@@ -27,6 +27,7 @@ use super::{
         lookup, routes, rules,
     },
     options::{link_directory, map_directory},
+    trace::{KernelTracer, TraceError, Tracer},
     view::{self, Memory},
 };
 use crate::model::{NetworkView, Observed, RouteTo};
@@ -104,6 +105,12 @@ pub struct Sighting {
 pub trait Examiner: Send + Sync {
     /// Looks at the node as it is now.
     fn look(&self, question: Question) -> BoxFuture<'_, Result<Sighting, DataPlaneError>>;
+
+    /// Gets ready to run the programs on packets of one's own. Blocks for as long as loading takes.
+    ///
+    /// # Errors
+    /// They cannot be loaded.
+    fn tracer(&self) -> Result<Box<dyn Tracer>, TraceError>;
 }
 
 /// The examiner of a real kernel. Cheap: every look opens what it needs.
@@ -116,6 +123,10 @@ pub(super) struct KernelExaminer {
 impl Examiner for KernelExaminer {
     fn look(&self, question: Question) -> BoxFuture<'_, Result<Sighting, DataPlaneError>> {
         Box::pin(self.examine(question))
+    }
+
+    fn tracer(&self) -> Result<Box<dyn Tracer>, TraceError> {
+        Ok(Box::new(KernelTracer::open(&self.bpffs)?))
     }
 }
 

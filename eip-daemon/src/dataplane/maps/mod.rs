@@ -213,7 +213,7 @@ pub(crate) fn pin_path(directory: &Path, name: &str) -> PathBuf {
     directory.join(name)
 }
 
-fn open<M: TryFrom<Map, Error = MapError>>(
+pub(super) fn open<M: TryFrom<Map, Error = MapError>>(
     directory: &Path,
     name: &'static str,
 ) -> Result<M, DataPlaneError> {
@@ -249,7 +249,7 @@ fn is_absent(error: &MapError) -> bool {
 }
 
 /// A hash map is full with `E2BIG`, a trie with `ENOSPC`.
-fn failed(map: &'static str, source: MapError) -> DataPlaneError {
+pub(super) fn failed(map: &'static str, source: MapError) -> DataPlaneError {
     match os_error(&source) {
         Some(nix::libc::E2BIG | nix::libc::ENOSPC) => DataPlaneError::MapFull { map },
         _ => DataPlaneError::Map { map, source },

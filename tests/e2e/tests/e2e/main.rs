@@ -16,4 +16,5 @@ mod lanes;
 mod lifecycle;
 mod spoofing;
 mod surface;
+mod trace;
 mod wire;
