@@ -12,6 +12,7 @@ use crate::{
     config::{AgentOptions, NodeConfig, SourceSpec},
     ctl::{
         self,
+        follow::Followers,
         socket::{SocketClaim, SocketError},
         state::{AgentState, Started},
     },
@@ -183,6 +184,12 @@ fn start_core(
     let settings = Arc::new(node.settings.clone());
     let (counters, inspector) = (data_plane.counters(), data_plane.inspector());
     let examiner = data_plane.examiner();
+    let followers = Arc::new(Followers::new(data_plane.sampler()));
+    let watched = Arc::clone(&followers);
+    supervisor.start("samples", |stop| async move {
+        watched.run(stop).await;
+        Ok::<(), Infallible>(())
+    });
     let events = data_plane.events();
     let (reconciler, reports) =
         Reconciler::new(data_plane, facts.clone(), Arc::clone(&settings), events);
@@ -198,6 +205,7 @@ fn start_core(
         counters,
         inspector,
         examiner,
+        followers,
         settings,
         source: options.source.clone(),
         notices: node.notices.iter().map(ToString::to_string).collect(),
@@ -237,6 +245,11 @@ fn start_servers(
         };
         supervisor.start("http", |stop| http::serve(listener, state, stop));
     }
+    let (dumped, file) = (
+        Arc::clone(&agent),
+        options.socket.with_file_name("dump.json"),
+    );
+    supervisor.start("state dump", |stop| ctl::dump_on_signal(dumped, file, stop));
     supervisor.start("control socket", |stop| {
         ctl::server::serve(control, agent, stop)
     });

@@ -4,9 +4,14 @@
 //! judges. What is *missing* makes the agent useless and the exit code 1; *advice* is about what
 //! works, but not as well or not for everybody.
 
+pub mod forward;
 mod judge;
 
-use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::IpAddr,
+};
 
 use serde::Serialize;
 
@@ -20,6 +25,7 @@ use crate::{
     model::NetworkView,
 };
 
+use forward::DroppingChain;
 pub use judge::judge;
 
 /// How good a finding is.
@@ -156,6 +162,11 @@ pub struct Evidence {
     pub programs: Result<(), String>,
     /// The node, with the routes to the gateways.
     pub view: NetworkView,
+    /// Chains of netfilter that drop what they forward; `None` when nobody could be asked.
+    pub forward: Option<Vec<DroppingChain>>,
+    /// Programs of others on interfaces that may be ports of VMs, by interface: they see what a VM sends
+    /// before ours do.
+    pub before_the_door: BTreeMap<String, Vec<String>>,
 }
 
 /// Looks at this node and judges it.
@@ -173,6 +184,10 @@ pub async fn run(node: &NodeConfig, found: &Discovered) -> Checkup {
         view: dataplane::discover(&gateways)
             .await
             .unwrap_or_else(|_| found.view.clone()),
+        forward: tokio::task::spawn_blocking(forward::read)
+            .await
+            .unwrap_or_default(),
+        before_the_door: dataplane::examine::foreign_at_ports().await,
     };
     judge(node, &evidence)
 }

@@ -1,11 +1,13 @@
 //! From evidence to findings. Pure.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{Checkup, Evidence, Finding};
+use ipnet::IpNet;
+
+use super::{Checkup, Evidence, Finding, forward::DroppingChain};
 use crate::{
     config::NodeConfig,
-    dataplane::features::{Features, Support, Sysctl, UplinkFeatures},
+    dataplane::features::{Device, Features, Support, Sysctl, UplinkFeatures},
     model::{DeliveryChoice, Link, NetworkView, TcMode, XdpMode},
 };
 
@@ -22,6 +24,8 @@ pub fn judge(node: &NodeConfig, evidence: &Evidence) -> Checkup {
         features,
         programs,
         view,
+        forward,
+        before_the_door,
     } = evidence;
     let mut findings = vec![
         privileges(features),
@@ -41,7 +45,15 @@ pub fn judge(node: &NodeConfig, evidence: &Evidence) -> Checkup {
     findings.extend(gateways(node).map(|gateway| route_to(gateway, node, view)));
     findings.extend(features.sysctls.iter().map(sysctl));
     findings.extend(pod_mtu(node, view));
-    findings.extend(stack_lane(node));
+    findings.extend(
+        features
+            .devices
+            .iter()
+            .filter_map(|device| reverse_path(node, device)),
+    );
+    findings.extend(features.devices.iter().filter_map(proxy_arp));
+    findings.extend(cni_programs(before_the_door));
+    findings.extend(stack_lane(node, forward.as_deref()));
     findings.extend(node.notices.iter().map(|notice| {
         Finding::advice(
             notice.flag,
@@ -227,20 +239,88 @@ fn pod_mtu(node: &NodeConfig, view: &NetworkView) -> Option<Finding> {
     Some(Finding::advice("MTU", found, cure))
 }
 
-fn stack_lane(node: &NodeConfig) -> Option<Finding> {
-    if node.settings.delivery != DeliveryChoice::Stack {
+/// Strict reverse path filtering is fine while what belongs together uses one uplink.
+fn reverse_path(node: &NodeConfig, device: &Device) -> Option<Finding> {
+    let subject = format!("rp_filter {}", device.name);
+    match device.rp_filter? {
+        0 => Some(Finding::good(subject, "0: off")),
+        2 => Some(Finding::good(subject, "2: loose, any route back will do")),
+        _ if node.settings.uplinks.len() < 2 => Some(Finding::good(
+            subject,
+            "1: strict, fine with one uplink: the agent's rules send elastic IPs back the way they came",
+        )),
+        _ => Some(Finding::advice(
+            &subject,
+            "1: strict; what comes in on another uplink than answers would leave by is dropped where the \
+             kernel forwards it (lane stack, packets to pods, ICMP errors)",
+            format!("sysctl -w net.ipv4.conf.{}.rp_filter=2", device.name),
+        )),
+    }
+}
+
+fn proxy_arp(device: &Device) -> Option<Finding> {
+    if device.proxy_arp != Some(true) {
         return None;
     }
-    let cidrs = node
-        .settings
-        .eip_cidrs
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>();
-    let found = "packets of elastic IPs pass the FORWARD chain, whose policy may drop them";
-    let cure = format!(
-        "accept {} there, as source and as destination",
-        cidrs.join(", ")
+    let subject = format!("proxy_arp {}", device.name);
+    let cure = format!("sysctl -w net.ipv4.conf.{}.proxy_arp=0", device.name);
+    let found = "1: the node answers ARP for every address it has a route to, elastic IPs of other nodes too";
+    Some(Finding::advice(&subject, found, cure))
+}
+
+/// Ours run last on a VM's way out, so that a CNI sees the VM's own address.
+fn cni_programs(before: &BTreeMap<String, Vec<String>>) -> Option<Finding> {
+    let (interface, programs) = before.first_key_value()?;
+    let others = match before.len() {
+        1 => String::new(),
+        number => format!(", and on {} more", number - 1),
+    };
+    let found = format!(
+        "on {interface}{others} a VM's packets meet {} before the door",
+        programs.join(", ")
     );
-    Some(Finding::advice("delivery stack", found, cure))
+    let cure = "nothing, if it lets packets go on to the next program (TC_ACT_UNSPEC); where it ends the chain, door-out \
+                counts nothing in `eipctl drops --all`, and packets leave without their elastic IP";
+    Some(Finding::advice("programs of a CNI", found, cure))
+}
+
+/// What FORWARD chains do to elastic IPs, which matters in the lane `stack` alone.
+fn stack_lane(node: &NodeConfig, forward: Option<&[DroppingChain]>) -> Option<Finding> {
+    const SUBJECT: &str = "delivery stack";
+    let is_stack = node.settings.delivery == DeliveryChoice::Stack;
+    let ranges = &node.settings.eip_cidrs;
+    let Some(chains) = forward else {
+        let found = "packets of elastic IPs pass the FORWARD chain; neither nft nor iptables-legacy-save could be \
+                     asked whether it drops them";
+        return is_stack.then(|| Finding::advice(SUBJECT, found, accept(ranges.iter())));
+    };
+    let dropped = |range: &&IpNet| chains.iter().any(|chain| chain.drops(range));
+    let dropped: Vec<_> = ranges.iter().filter(dropped).collect();
+    if dropped.is_empty() {
+        let found = "no FORWARD chain drops elastic IPs by its policy";
+        return is_stack.then(|| Finding::good(SUBJECT, found));
+    }
+    let names = chains
+        .iter()
+        .filter(|chain| dropped.iter().any(|range| chain.drops(range)));
+    let names: Vec<_> = names.map(|chain| chain.name.clone()).collect();
+    let found = format!("{} drops elastic IPs", names.join(", "));
+    let cure = accept(dropped.into_iter());
+    Some(if is_stack {
+        Finding::missing(SUBJECT, found, cure)
+    } else {
+        let found = format!("{found}; the lane in use does not pass it");
+        Finding::good(SUBJECT, found)
+    })
+}
+
+/// The rules, to be pasted once the devices are put in.
+fn accept<'a>(ranges: impl Iterator<Item = &'a IpNet>) -> String {
+    let rules = ranges.map(|range| {
+        let tool = if range.addr().is_ipv4() { "iptables" } else { "ip6tables" };
+        format!(
+            "{tool} -I FORWARD -d {range} -o <VM device> -j ACCEPT; {tool} -I FORWARD -s {range} -i <VM device> -j ACCEPT"
+        )
+    });
+    rules.collect::<Vec<_>>().join("; ")
 }

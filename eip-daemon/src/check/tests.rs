@@ -1,9 +1,11 @@
-use super::{Checkup, Evidence, Verdict, judge};
+use std::collections::BTreeMap;
+
+use super::{Checkup, Evidence, Verdict, forward::DroppingChain, judge};
 use crate::{
     cli::CheckOutput,
     config::NodeConfig,
     ctl::fixture,
-    dataplane::features::{Features, Support, Sysctl, UplinkFeatures},
+    dataplane::features::{Device, Features, Support, Sysctl, UplinkFeatures},
     model::{DeliveryChoice, RouteTo, TcMode, XdpMode},
 };
 
@@ -40,6 +42,7 @@ fn evidence() -> Evidence {
         has_btf: true,
         has_bpffs: true,
         tcx: Support::Yes,
+        devices: Vec::new(),
         uplinks: vec![uplink],
         sysctls: vec![Sysctl {
             name: "net.ipv4.ip_forward".into(),
@@ -52,7 +55,39 @@ fn evidence() -> Evidence {
         features,
         programs: Ok(()),
         view,
+        forward: None,
+        before_the_door: BTreeMap::new(),
     }
+}
+
+fn device(rp_filter: Option<u8>, proxy_arp: bool) -> Device {
+    Device {
+        name: "eth0".into(),
+        rp_filter,
+        proxy_arp: Some(proxy_arp),
+    }
+}
+
+/// A FORWARD chain that nobody told of elastic IPs.
+fn dropping() -> DroppingChain {
+    DroppingChain {
+        name: "iptables FORWARD".into(),
+        is_ipv4: Some(true),
+        accepts: Vec::new(),
+    }
+}
+
+#[test]
+fn a_forward_chain_that_drops_matters_in_the_stack_lane_alone() {
+    let (mut node, mut evidence) = (node(), evidence());
+    evidence.forward = Some(vec![dropping()]);
+    evidence.features.devices = vec![device(Some(1), false)];
+    let checkup = judge(&node, &evidence);
+    assert_eq!(complaints(&checkup), Vec::<String>::new());
+    node.settings.delivery = DeliveryChoice::Stack;
+    evidence.forward = Some(Vec::new());
+    let checkup = judge(&node, &evidence);
+    assert_eq!(complaints(&checkup), Vec::<String>::new());
 }
 
 /// The findings that are not good, as `verdict subject: found -> cure`.
@@ -87,7 +122,7 @@ fn a_node_with_everything_is_good() {
 
 #[test]
 fn whatever_is_missing_is_named_with_its_cure() {
-    let cases: [(&str, Spoil, &str); 10] = [
+    let cases: [(&str, Spoil, &str); 11] = [
         (
             "root",
             |_, e| e.features.is_privileged = false,
@@ -144,6 +179,15 @@ fn whatever_is_missing_is_named_with_its_cure() {
             },
             "MISSING uplink eth0 XDP: the driver has no native XDP",
         ),
+        (
+            "forward",
+            |n, e| {
+                n.settings.delivery = DeliveryChoice::Stack;
+                e.forward = Some(vec![dropping()]);
+            },
+            "MISSING delivery stack: iptables FORWARD drops elastic IPs \
+             -> iptables -I FORWARD -d 203.0.113.0/24 -o <VM device> -j ACCEPT",
+        ),
     ];
     for (name, spoil, expected) in cases {
         let (mut node, mut evidence) = (node(), evidence());
@@ -157,7 +201,7 @@ fn whatever_is_missing_is_named_with_its_cure() {
 
 #[test]
 fn what_could_be_better_does_not_fail_the_check() {
-    let cases: [(&str, Spoil, &str); 4] = [
+    let cases: [(&str, Spoil, &str); 7] = [
         (
             "sysctl",
             |_, e| e.features.sysctls[0].value = Some("0".into()),
@@ -177,7 +221,28 @@ fn what_could_be_better_does_not_fail_the_check() {
         (
             "stack",
             |n, _| n.settings.delivery = DeliveryChoice::Stack,
-            "-> accept 203.0.113.0/24 there",
+            "-> iptables -I FORWARD -d 203.0.113.0/24 -o <VM device> -j ACCEPT",
+        ),
+        (
+            "strict",
+            |n, e| {
+                n.settings.uplinks.push("eth0".into());
+                e.features.devices = vec![device(Some(1), false)];
+            },
+            "-> sysctl -w net.ipv4.conf.eth0.rp_filter=2",
+        ),
+        (
+            "proxy",
+            |_, e| e.features.devices = vec![device(Some(1), true)],
+            "advice proxy_arp eth0: 1: the node answers ARP",
+        ),
+        (
+            "cni",
+            |_, e| {
+                let programs = vec!["cil_from_contai (id 5)".into()];
+                e.before_the_door.insert("vm0".into(), programs);
+            },
+            "on vm0 a VM's packets meet cil_from_contai (id 5) before the door",
         ),
     ];
     for (name, spoil, expected) in cases {

@@ -504,6 +504,37 @@ pub struct TraceAnswer {
     pub reply: Option<TraceWay>,
 }
 
+/// A packet that was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SampleEvent {
+    /// When, in RFC 3339.
+    pub time: String,
+    /// Where in the packet path.
+    pub hook: String,
+    /// How it ended.
+    pub reason: String,
+    /// `pass`, `carry` or `drop`.
+    pub class: String,
+    /// The interface.
+    pub interface: String,
+    /// The EIP it concerns.
+    pub eip: Option<IpAddr>,
+    /// The packet as the program left it.
+    pub packet: PacketView,
+}
+
+/// A line of `GET /v1/drops/follow`; one with neither says that the agent is still there.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FollowEvent {
+    /// A packet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample: Option<SampleEvent>,
+    /// Packets that would have been shown but were too many, since the last line that said so.
+    pub lost: u64,
+}
+
 /// Body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -3,15 +3,20 @@
 use std::{
     fmt::Write as _,
     io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
 
 use super::api::ErrorBody;
 
@@ -140,6 +145,44 @@ impl Client {
             .await
     }
 
+    /// `GET` of an answer without an end: `see` gets each line, and says whether it has seen enough.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn follow<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        mut see: impl FnMut(T) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
+        let request = form(Method::GET, path, Bytes::new())?;
+        let (response, connection) = self.send(request).await?;
+        let status = response.status();
+        let unreadable = |source| ClientError::Unreadable { status, source };
+        let mut body = response.into_body();
+        let mut pending = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|source| ClientError::Broken { source })?;
+            pending.extend(frame.into_data().unwrap_or_default());
+            if !status.is_success() {
+                continue;
+            }
+            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = pending.drain(..=end).collect();
+                let event = serde_json::from_slice(&line).map_err(unreadable)?;
+                if see(event).is_break() {
+                    connection.abort();
+                    return Ok(());
+                }
+            }
+        }
+        connection.abort();
+        if status.is_success() {
+            return Ok(());
+        }
+        let body = serde_json::from_slice(&pending).map_err(unreadable)?;
+        Err(ClientError::Refused { body })
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -147,13 +190,7 @@ impl Client {
         body: Bytes,
         patience: Duration,
     ) -> Result<T, ClientError> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "eip")
-            .header("content-type", "application/json")
-            .body(Full::new(body))
-            .map_err(|source| ClientError::Request { source })?;
+        let request = form(method, path, body)?;
         let exchange = timeout(patience, self.exchange(request)).await;
         let (status, body) = exchange.map_err(|_| ClientError::Silent { after: patience })??;
         let unreadable = |source| ClientError::Unreadable { status, source };
@@ -168,6 +205,18 @@ impl Client {
         &self,
         request: Request<Full<Bytes>>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
+        let (response, connection) = self.send(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await;
+        let body = body.map_err(|source| ClientError::Broken { source })?;
+        connection.abort();
+        Ok((status, body.to_bytes()))
+    }
+
+    async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(Response<Incoming>, JoinHandle<Result<(), hyper::Error>>), ClientError> {
         let broken = |source| ClientError::Broken { source };
         let stream = UnixStream::connect(&self.socket)
             .await
@@ -177,10 +226,7 @@ impl Client {
             .map_err(broken)?;
         let connection = tokio::spawn(connection);
         let response = sender.send_request(request).await.map_err(broken)?;
-        let status = response.status();
-        let body = response.into_body().collect().await.map_err(broken)?;
-        connection.abort();
-        Ok((status, body.to_bytes()))
+        Ok((response, connection))
     }
 
     fn unreachable(&self, source: io::Error) -> ClientError {
@@ -190,6 +236,16 @@ impl Client {
             _ => ClientError::NotRunning { socket, source },
         }
     }
+}
+
+fn form(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "eip")
+        .header("content-type", "application/json")
+        .body(Full::new(body))
+        .map_err(|source| ClientError::Request { source })
 }
 
 /// Makes any text one path segment or query value.

@@ -1,6 +1,6 @@
 //! `eipctl`: its command line, and one function per verb that asks the agent and renders the answer.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{io::Write as _, net::IpAddr, ops::ControlFlow, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::{
     DEFAULT_SOCKET,
     api::{
-        BindAnswer, BindBody, Binding, BindingList, BindingPhase, ExplainAnswer, NetList,
-        ReasonList, Status, TraceAnswer, TraceBody, UnbindAnswer,
+        BindAnswer, BindBody, Binding, BindingList, BindingPhase, ExplainAnswer, FollowEvent,
+        NetList, ReasonList, Status, TraceAnswer, TraceBody, UnbindAnswer,
     },
     client::{Client, ClientError, escape},
     render,
@@ -88,14 +88,8 @@ pub enum Verb {
         /// An EIP, NAME or NAMESPACE/NAME
         binding: String,
     },
-    /// Count the packets that were dropped, by reason
-    Drops {
-        /// Only those of this binding: an EIP, NAME or NAMESPACE/NAME
-        binding: Option<String>,
-        /// Also the packets that were carried or passed on
-        #[arg(long)]
-        all: bool,
-    },
+    /// Count the packets that were dropped, by reason; or show them as they happen
+    Drops(DropsArgs),
     /// List the prefixes the node knows: internal networks and EIP ranges
     Nets,
     /// Print the agent's whole state as JSON
@@ -127,6 +121,32 @@ pub struct BindArgs {
     /// Seconds to wait for the outcome; 0 does not wait
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=60))]
     pub wait: u64,
+}
+
+/// Arguments of `eipctl drops`.
+#[derive(Debug, Args)]
+pub struct DropsArgs {
+    /// Only those of this binding: an EIP, NAME or NAMESPACE/NAME
+    #[arg(value_name = "BINDING")]
+    pub binding: Option<String>,
+    /// The same
+    #[arg(long, value_name = "BINDING", conflicts_with = "binding")]
+    pub eip: Option<String>,
+    /// Also the packets that were carried or passed on
+    #[arg(long)]
+    pub all: bool,
+    /// Show packets as they happen, until interrupted: what was dropped or took an unusual way
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only these reasons, separated by commas
+    #[arg(long, value_name = "REASONS", requires = "follow")]
+    pub reason: Option<String>,
+    /// Only at these hooks, separated by commas
+    #[arg(long, value_name = "HOOKS", requires = "follow")]
+    pub hook: Option<String>,
+    /// End after so many packets
+    #[arg(short = 'n', long, value_name = "NUMBER", requires = "follow")]
+    pub count: Option<u64>,
 }
 
 /// Arguments of `eipctl trace`.
@@ -257,7 +277,11 @@ pub async fn run(cli: Cli) -> Result<Answer, ClientError> {
             let gone: UnbindAnswer = client.delete(&binding_path(&binding)).await?;
             Ok(show(cli.output, &gone, render::unbound).into())
         }
-        Verb::Drops { binding, all } => drops(&client, cli.output, binding, all).await,
+        Verb::Drops(args) if args.follow => follow(&client, cli.output, args).await,
+        Verb::Drops(args) => {
+            let binding = args.binding.or(args.eip);
+            drops(&client, cli.output, binding, args.all).await
+        }
         Verb::Nets => {
             let list: NetList = client.get("/v1/nets").await?;
             Ok(show(cli.output, &list, |list| render::nets(&list.nets)).into())
@@ -361,6 +385,46 @@ async fn drops(
         list.reasons.retain(|reason| reason.class == "drop");
     }
     Ok(show(output, &list, |list| render::drops(list, all)).into())
+}
+
+/// Writes each packet as it comes: there is no end to wait for.
+async fn follow(client: &Client, output: Output, args: DropsArgs) -> Result<Answer, ClientError> {
+    let mut path = format!("/v1/drops/follow?all={}", args.all);
+    let binding = args.binding.or(args.eip);
+    for (name, value) in [
+        ("eip", binding),
+        ("reason", args.reason),
+        ("hook", args.hook),
+    ] {
+        if let Some(value) = value {
+            path.extend(["&", name, "=", &escape(&value)]);
+        }
+    }
+    let mut left = args.count.unwrap_or(u64::MAX);
+    let see = |event: FollowEvent| {
+        left -= u64::from(event.sample.is_some());
+        let line = match output {
+            Output::Json if event == FollowEvent::default() => String::new(),
+            Output::Json => serde_json::to_string(&event).unwrap_or_default() + "\n",
+            Output::Table => render::event(&event),
+        };
+        let mut out = std::io::stdout().lock();
+        let written = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+        if written.is_err() || left == 0 {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    };
+    client.follow(&path, see).await?;
+    let complaint = (left > 0 && args.count.is_some()).then(|| Complaint {
+        error: "the agent stopped before so many packets were seen".to_owned(),
+        cause: None,
+        hint: None,
+    });
+    Ok(Answer {
+        text: String::new(),
+        complaint,
+    })
 }
 
 async fn bind(client: &Client, output: Output, args: BindArgs) -> Result<Answer, ClientError> {

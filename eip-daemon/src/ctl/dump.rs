@@ -3,10 +3,22 @@
 //! `status` and `bindings` are the stable types of [`super::api`]. Everything else shows the
 //! agent's own model as it is in this version.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write as _},
+    net::IpAddr,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use serde::Serialize;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 
 use super::{api, state::AgentState, status::status, view};
 use crate::{
@@ -118,6 +130,49 @@ pub(super) fn dump(state: &AgentState, reasons: Vec<ReasonCount>) -> Dump {
         observed: observed(&report.observed),
         node: node(&report.view),
     }
+}
+
+/// Writes what `eipctl dump` prints to a file beside the control socket, for root only, whenever the process
+/// gets SIGUSR1: for an agent that answers nobody any more.
+///
+/// # Errors
+/// The signal cannot be received. A file that cannot be written is logged.
+pub async fn on_signal(
+    state: Arc<AgentState>,
+    file: PathBuf,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let mut asked = signal(SignalKind::user_defined1())?;
+    loop {
+        tokio::select! {
+            Some(()) = asked.recv() => {}
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        }
+        let (state, file) = (Arc::clone(&state), file.clone());
+        let written = tokio::task::spawn_blocking(move || write(&state, &file)).await;
+        match written {
+            Ok(Ok(file)) => tracing::info!(file, "state written"),
+            Ok(Err(error)) => tracing::warn!(%error, "the state cannot be written"),
+            Err(error) => tracing::warn!(%error, "the state cannot be written"),
+        }
+    }
+}
+
+/// A reader sees the last whole one.
+fn write(state: &AgentState, file: &Path) -> io::Result<String> {
+    // Counters that cannot be read leave the rest worth reading.
+    let reasons = state.counters.reasons().unwrap_or_default();
+    let text = serde_json::to_vec_pretty(&dump(state, reasons))?;
+    let new = file.with_extension("new");
+    let options = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new);
+    options?.write_all(&text)?;
+    fs::rename(&new, file)?;
+    Ok(file.display().to_string())
 }
 
 fn attached(at: Attachment) -> Attached {

@@ -3,19 +3,23 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use eip_common::{
-    abi::{BY_PORT, Traffic},
+    abi::{BY_PORT, Sample, Traffic},
     reason::{Hook, Reason},
 };
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::state::{AgentState, Started};
+use super::{
+    follow::Followers,
+    state::{AgentState, Started},
+};
 use crate::{
     config::SourceSpec,
     dataplane::{
         Counters, DataPlaneError, ReasonCount, SlotReasonCount,
         examine::{Examiner, Question, Sighting},
         inspect::{AttachMode, Attachment, Inspector, MapFill},
+        samples::{Sampler, Wanted},
         trace::{TraceError, Tracer},
     },
     model::{
@@ -353,6 +357,28 @@ impl Examiner for StillExaminer {
     }
 }
 
+/// Writes no samples.
+#[derive(Debug)]
+pub(crate) struct StillSampler;
+
+impl Sampler for StillSampler {
+    fn want(&self, _wanted: Option<Wanted>, _lasting: Duration) -> Result<(), DataPlaneError> {
+        Ok(())
+    }
+
+    fn take(&self) -> Vec<Sample> {
+        Vec::new()
+    }
+
+    fn lost(&self) -> Result<u64, DataPlaneError> {
+        Ok(0)
+    }
+
+    fn clock(&self) -> u64 {
+        0
+    }
+}
+
 /// A kernel in which the binding of `web` works.
 pub(crate) fn sighting() -> Sighting {
     let report = report();
@@ -428,6 +454,7 @@ pub(crate) fn agent() -> (Arc<AgentState>, watch::Sender<Arc<Report>>) {
         counters: Arc::new(StillCounters),
         inspector: Arc::new(StillInspector),
         examiner: Arc::new(StillExaminer),
+        followers: Arc::new(Followers::new(Arc::new(StillSampler))),
         settings: Arc::new(settings()),
         source: SourceSpec::Dir("/etc/kube-eip".into()),
         notices: Vec::new(),

@@ -16,6 +16,7 @@ pub mod command;
 mod dump;
 mod error;
 mod explain;
+pub mod follow;
 mod frame;
 mod lookup;
 mod render;
@@ -26,6 +27,7 @@ mod status;
 mod trace;
 mod view;
 
+pub use dump::on_signal as dump_on_signal;
 pub use view::{phase, phases};
 
 /// Where the control socket is unless told otherwise.

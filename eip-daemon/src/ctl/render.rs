@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use super::api::{
-    BindAnswer, BindBody, Binding, BindingPhase, ExplainAnswer, Explanation, LinkState, MapFill,
-    Net, PacketView, ReasonCounter, ReasonList, Status, TraceAnswer, TraceWay, UnbindAnswer,
-    UplinkStatus,
+    BindAnswer, BindBody, Binding, BindingPhase, ExplainAnswer, Explanation, FollowEvent,
+    LinkState, MapFill, Net, PacketView, ReasonCounter, ReasonList, SampleEvent, Status,
+    TraceAnswer, TraceWay, UnbindAnswer, UplinkStatus,
 };
 use crate::model::Announce;
 
@@ -208,6 +208,28 @@ fn packet(view: &PacketView) -> String {
     let checksums = view.checksums.as_ref();
     let checksums = checksums.map_or_else(String::new, |word| format!(", checksums {word}"));
     format!("{}{checksums}", view.summary)
+}
+
+/// A line, or none for what nobody has to read.
+pub(super) fn event(event: &FollowEvent) -> String {
+    let mut text = String::new();
+    if let Some(sample) = &event.sample {
+        let SampleEvent {
+            time,
+            hook,
+            reason,
+            class,
+            interface,
+            ..
+        } = sample;
+        let eip = or_nothing(sample.eip);
+        let packet = packet(&sample.packet);
+        text = format!("{time}  {hook} {interface}  {class} {reason}  {eip}  {packet}\n");
+    }
+    if event.lost > 0 {
+        let _infallible = writeln!(text, "... {} more were not shown", event.lost);
+    }
+    text
 }
 
 fn place(port: &str, l3_device: &str) -> String {

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Json, Router,
-    body::Bytes,
+    body::{Body, Bytes},
     extract::{Path, Query, State},
     http::{Method, StatusCode, Uri},
     routing::{get, post},
@@ -21,7 +21,9 @@ use super::{
     binding,
     dump::{Dump, dump},
     error::ApiError,
-    explain, lookup,
+    explain,
+    follow::{self, FollowQuery},
+    lookup,
     state::AgentState,
     status::status,
     trace, view,
@@ -43,8 +45,10 @@ pub async fn serve(
     state: Arc<AgentState>,
     mut stop: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
+    let followers = Arc::clone(&state.followers);
     let stopped = async move {
         let _sender_gone = stop.wait_for(|stop| *stop).await.is_err();
+        followers.close();
     };
     axum::serve(listener, router(state))
         .with_graceful_shutdown(stopped)
@@ -58,6 +62,7 @@ pub fn router(state: Arc<AgentState>) -> Router {
         .route("/v1/bindings", get(list_bindings).post(bind))
         .route("/v1/bindings/{key}", get(get_binding).delete(unbind))
         .route("/v1/drops", get(get_reasons))
+        .route("/v1/drops/follow", get(get_samples))
         .route("/v1/explain/{key}", get(get_explanation))
         .route("/v1/trace", post(post_trace))
         .route("/v1/nets", get(get_nets))
@@ -143,6 +148,13 @@ async fn reasons_of(
         None => Vec::new(),
     };
     Ok(view::reasons_of(reasons, sent))
+}
+
+async fn get_samples(
+    State(state): Shared,
+    Query(query): Query<FollowQuery>,
+) -> Result<Body, ApiError> {
+    follow::follow(&state, &query)
 }
 
 fn not_programmed(binding: &Binding) -> ApiError {

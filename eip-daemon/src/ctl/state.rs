@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::{
     config::SourceSpec,
-    ctl::{api::BindingPhase, view::phase},
+    ctl::{api::BindingPhase, follow::Followers, view::phase},
     dataplane::{Counters, examine::Examiner, inspect::Inspector},
     model::{Facts, NodeSettings},
     report::Report,
@@ -28,6 +28,8 @@ pub struct AgentState {
     pub inspector: Arc<dyn Inspector>,
     /// The kernel of this moment.
     pub examiner: Arc<dyn Examiner>,
+    /// Who looks at samples of packets.
+    pub followers: Arc<Followers>,
     /// Settings in force.
     pub settings: Arc<NodeSettings>,
     /// Where facts come from, and where bindings are written to.

@@ -5,9 +5,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -97,8 +96,6 @@ pub struct Sighting {
     pub tc: BTreeMap<(u32, Toward), Vec<TcProgram>>,
     /// How the kernel forwards the packets asked about; absent means not at all.
     pub ways: BTreeMap<Way, RouteTo>,
-    /// Sysctls by name; only those that were asked for and exist.
-    pub sysctls: BTreeMap<String, String>,
 }
 
 /// Looks when asked.
@@ -154,7 +151,6 @@ impl KernelExaminer {
             attachments,
             programs: self.programs.clone(),
             ways: ways(&client, &question.ways).await?,
-            sysctls: sysctls(&view),
             view,
         })
     }
@@ -225,6 +221,33 @@ async fn tc_programs(
     Ok(found)
 }
 
+/// Programs of others that see what comes in on interfaces of the kinds VMs and pods have, by interface.
+/// What cannot be read is left out. Has to be called inside a tokio runtime.
+pub async fn foreign_at_ports() -> BTreeMap<String, Vec<String>> {
+    let client = RouteClient::new(NETLINK_ROUTE);
+    let mut found = BTreeMap::new();
+    let interfaces = links::list(&client).await.unwrap_or_default();
+    let ports = interfaces.values().filter(|interface| {
+        matches!(
+            interface.link.kind.as_str(),
+            "veth" | "netkit" | "tun" | "macvtap"
+        )
+    });
+    for port in ports {
+        let programs = at_hook(&client, port, TcAttachType::Ingress, Side::Ingress).await;
+        let programs: Vec<_> = programs
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|program| !program.is_ours)
+            .map(|program| format!("{} (id {})", program.name, program.id))
+            .collect();
+        if !programs.is_empty() {
+            found.insert(port.link.name.clone(), programs);
+        }
+    }
+    found
+}
+
 /// tcx programs run before the filters of the qdisc, and filters by their priority.
 async fn at_hook(
     client: &RouteClient,
@@ -250,18 +273,4 @@ async fn at_hook(
         })
     });
     Ok(tcx.chain(filters).collect())
-}
-
-/// What decides about packets of single interfaces.
-fn sysctls(view: &NetworkView) -> BTreeMap<String, String> {
-    let all = ["all".to_owned()];
-    let names = view.links.values().map(|link| &link.name).chain(&all);
-    names
-        .flat_map(|name| ["rp_filter", "proxy_arp"].map(|key| (name, key)))
-        .filter_map(|(name, key)| {
-            let path = Path::new("/proc/sys/net/ipv4/conf").join(name).join(key);
-            let value = fs::read_to_string(path).ok()?;
-            Some((format!("{name}/{key}"), value.trim().to_owned()))
-        })
-        .collect()
 }

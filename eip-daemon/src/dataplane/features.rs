@@ -72,6 +72,17 @@ pub struct UplinkFeatures {
     pub native_xdp: Support,
 }
 
+/// Settings of one interface that decide about packets of elastic IPs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Name.
+    pub name: String,
+    /// Reverse path filter in force: 0 off, 1 strict, 2 loose; `None` where there is none.
+    pub rp_filter: Option<u8>,
+    /// Whether it answers ARP for others.
+    pub proxy_arp: Option<bool>,
+}
+
 /// The findings.
 #[expect(
     clippy::struct_excessive_bools,
@@ -95,6 +106,8 @@ pub struct Features {
     pub uplinks: Vec<UplinkFeatures>,
     /// Settings that matter.
     pub sysctls: Vec<Sysctl>,
+    /// The uplinks' own settings.
+    pub devices: Vec<Device>,
 }
 
 /// Looks at the running kernel. Has to be called inside a tokio runtime.
@@ -111,6 +124,7 @@ pub async fn probe(bpffs: &Path, uplinks: &[String]) -> Features {
         tcx: probe_tcx(),
         uplinks: probe_uplinks(uplinks).await,
         sysctls: read_sysctls(),
+        devices: uplinks.iter().map(|name| device(name)).collect(),
     }
 }
 
@@ -216,6 +230,20 @@ fn read_sysctls() -> Vec<Sysctl> {
             why,
         })
         .collect()
+}
+
+/// The kernel takes the larger of what is set for all and for the interface.
+fn device(name: &str) -> Device {
+    let read = |of: &str, key: &str| {
+        let path = Path::new("/proc/sys/net/ipv4/conf").join(of).join(key);
+        fs::read_to_string(path).ok()?.trim().parse::<u8>().ok()
+    };
+    let either = |key: &str| read(name, key).map(|own| own.max(read("all", key).unwrap_or(0)));
+    Device {
+        name: name.to_owned(),
+        rp_filter: either("rp_filter"),
+        proxy_arp: either("proxy_arp").map(|value| value != 0),
+    }
 }
 
 fn read_sysctl(name: &str) -> Option<String> {

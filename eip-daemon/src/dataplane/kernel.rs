@@ -23,6 +23,7 @@ use super::{
     maps::{KernelCounters, Maps},
     netlink::{EventTask, Generic, RouteClient, links, routes, rules, watch},
     options::{DataPlaneOptions, link_directory, map_directory},
+    samples::{KernelSampler, Sampler},
     view::{self, Memory},
 };
 use crate::model::{Action, NetworkView, Observed, UplinkState};
@@ -41,6 +42,7 @@ pub struct KernelDataPlane {
     without_xdp: BTreeMap<u32, WithoutXdp>,
     standing: Standing,
     counters: Arc<KernelCounters>,
+    sampler: Arc<KernelSampler>,
     shared: Arc<Shared>,
     events: Arc<Notify>,
     _listener: EventTask,
@@ -79,6 +81,7 @@ impl KernelDataPlane {
         Ok(Self {
             links: link_directory(&options.bpffs),
             counters: Arc::new(KernelCounters::open(&directory).map_err(OpenError::Maps)?),
+            sampler: Arc::new(KernelSampler::open(&directory).map_err(OpenError::Maps)?),
             options,
             programs,
             maps,
@@ -109,6 +112,12 @@ impl KernelDataPlane {
     #[must_use]
     pub fn inspector(&self) -> Arc<dyn Inspector> {
         Arc::<Shared>::clone(&self.shared)
+    }
+
+    /// The programs' samples.
+    #[must_use]
+    pub fn sampler(&self) -> Arc<dyn Sampler> {
+        Arc::<KernelSampler>::clone(&self.sampler)
     }
 
     /// Looks at the kernel for people, apart from the reconciler.

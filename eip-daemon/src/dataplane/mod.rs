@@ -12,6 +12,7 @@ mod kernel;
 mod maps;
 mod netlink;
 mod options;
+pub mod samples;
 pub mod trace;
 mod view;
 

@@ -51,6 +51,7 @@ impl Agent {
             counters: Arc::clone(&canned.counters),
             inspector: Arc::clone(&canned.inspector),
             examiner: Arc::clone(&canned.examiner),
+            followers: Arc::clone(&canned.followers),
             settings: Arc::clone(&canned.settings),
             source: SourceSpec::Dir(objects),
             notices: Vec::new(),

@@ -150,3 +150,88 @@ fn drops_are_told_for_the_binding_they_belong_to() {
     );
     traffic::udp(&stage.world.client, at(eip::VM2.v4), 10, PATIENCE).unwrap();
 }
+
+/// The switch of the samples, as the kernel has it.
+fn is_watching(stage: &Stage) -> bool {
+    let path = stage.daemon.map("WATCH_V1");
+    let dump = stage
+        .daemon
+        .bpftool(&format!(
+            "-j map lookup pinned {} key 0 0 0 0",
+            path.display()
+        ))
+        .unwrap();
+    let entry: serde_json::Value = serde_json::from_str(&dump).unwrap();
+    let bytes = entry["value"].as_array().unwrap().iter().take(8);
+    bytes.into_iter().any(|byte| byte != "0x00")
+}
+
+#[test]
+fn drops_are_shown_as_they_happen_to_whoever_asked_for_them_and_off_when_nobody_looks() {
+    let Some(stage) = stage() else { return };
+    assert!(!is_watching(&stage));
+    let gateway = stage.gateway_mac(VM1);
+    let victim = eip::VM2.v4.to_string();
+    let followed = std::thread::scope(|scope| {
+        let follow = |more: &'static [&'static str], eip: String| {
+            let daemon = &stage.daemon;
+            scope.spawn(move || {
+                let line = ["-o", "json", "drops", &eip, "--follow", "-n", "2"];
+                daemon.eipctl(&[&line[..], more].concat()).unwrap()
+            })
+        };
+        let of_victim = follow(&["--reason", "spoofed-eip,spoofed-vm"], victim.clone());
+        let of_culprit = follow(&["--hook", "door-out"], eip::VM1.v4.to_string());
+        wait::wait_until(PATIENCE, "samples are on", || is_watching(&stage)).unwrap();
+        while !of_victim.is_finished() || !of_culprit.is_finished() {
+            send_as(&stage, VM1, gateway, eip::VM2.v4, CLIENT.v4);
+            traffic::udp(&stage.world.client, at(eip::VM1.v4), 10, PATIENCE).unwrap();
+        }
+        [of_victim, of_culprit].map(|follow| follow.join().unwrap())
+    });
+    for output in followed {
+        assert!(output.status.success(), "{output:?}");
+        let samples = output.stdout.lines().filter_map(|line| {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap();
+            event.get("sample").cloned()
+        });
+        let samples: Vec<_> = samples.collect();
+        assert_eq!(samples.len(), 2, "{output:?}");
+        for sample in samples {
+            assert_eq!(sample["reason"], "spoofed-eip", "{sample:#}");
+            assert_eq!(
+                (&sample["hook"], &sample["class"]),
+                (&"door-out".into(), &"drop".into())
+            );
+            assert_eq!(sample["interface"], VM1.port);
+            assert_eq!(sample["eip"], victim);
+            let summary = format!("{victim}:4444 > {}:{PORT} udp ttl 64 len 34", CLIENT.v4);
+            assert_eq!(sample["packet"]["summary"], summary);
+        }
+    }
+    wait::wait_until(PATIENCE, "samples are off", || !is_watching(&stage)).unwrap();
+    // Both sides' counters show it, and whose doing it was.
+    for (eip, whose) in [
+        (victim.as_str(), "somebody else pretended to be this one"),
+        (
+            &eip::VM1.v4.to_string(),
+            "this VM pretended to be somebody else",
+        ),
+    ] {
+        let said = stage.daemon.eipctl(&["drops", eip]).unwrap();
+        assert!(
+            said.stdout.contains("spoofed-eip") && said.stdout.contains(whose),
+            "{said:?}"
+        );
+    }
+    for wrong in [&["--reason", "no-such"][..], &["--hook", "no-such"]] {
+        let said = stage
+            .daemon
+            .eipctl(&[&["drops", "--follow"], wrong].concat())
+            .unwrap();
+        assert!(
+            !said.status.success() && said.stderr.contains("known are"),
+            "{said:?}"
+        );
+    }
+}
