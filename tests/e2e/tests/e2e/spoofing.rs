@@ -205,7 +205,7 @@ fn drops_are_shown_as_they_happen_to_whoever_asked_for_them_and_off_when_nobody_
             );
             assert_eq!(sample["interface"], VM1.port);
             assert_eq!(sample["eip"], victim);
-            let summary = format!("{victim}:4444 > {}:{PORT} udp ttl 64 len 34", CLIENT.v4);
+            let summary = format!("{victim}:4444 > {}:{PORT} udp ttl 64 len 34 DF", CLIENT.v4);
             assert_eq!(sample["packet"]["summary"], summary);
         }
     }
