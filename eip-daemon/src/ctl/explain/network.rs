@@ -165,17 +165,17 @@ fn by_gateway(case: &Case<'_>, gateway: IpAddr, is_uplink: impl Fn(u32) -> bool)
     }
 }
 
+/// What is asked for. Whether a peer has it is known to who announces, not to the kernel.
 fn announcement(case: &Case<'_>) -> ChainLink {
-    let announced = case.report.desired.announcements.get(&case.eip());
-    announced.map_or_else(
-        || {
-            skipped(
-                ANNOUNCEMENT,
-                "nothing announces it: the routers need a route to this node",
-            )
-        },
-        |_| ok(ANNOUNCEMENT, "to be announced"),
-    )
+    let Some(announcement) = case.report.desired.announcements.get(&case.eip()) else {
+        let found = "not to be announced: the routers need a route to this node";
+        return skipped(ANNOUNCEMENT, found);
+    };
+    let by = announcement.by.name();
+    let mut link = ok(ANNOUNCEMENT, format!("to be announced by: {by}"));
+    link.notes
+        .push("whether the routers have it is not looked at here: ask them".to_owned());
+    link
 }
 
 /// Behaviour tells what the rules of netfilter only promise: packets that were given to the kernel and

@@ -260,3 +260,29 @@ fn a_wrong_command_line_is_refused_with_its_cure() {
         assert!(!output.stderr.is_empty(), "{arguments:?}");
     }
 }
+
+#[test]
+fn a_signal_has_the_agent_write_its_state_where_only_root_reads_it() {
+    let Some(mut stage) = Stage::plain() else {
+        return;
+    };
+    let file = stage.daemon.socket().with_file_name("dump.json");
+    assert!(!file.exists());
+    let pid = i32::try_from(stage.daemon.pid().unwrap()).unwrap();
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGUSR1).unwrap();
+    stage
+        .daemon
+        .settle("the state is written", |_| file.exists())
+        .unwrap();
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let text = fs::read_to_string(&file).unwrap();
+    let written: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let asked = stage.daemon.ask(&["dump"]).unwrap();
+    for part in ["settings", "bindings", "desired", "observed"] {
+        assert_eq!(written[part], asked[part], "{part}");
+    }
+}
