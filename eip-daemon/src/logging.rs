@@ -74,12 +74,15 @@ impl LogLevel {
 }
 
 /// A plain level is about the agent: libraries that tell every step of loading an object stay at `info`
-/// unless directives name them.
-const QUIET: &str = "aya=info,aya_obj=info,netlink_proto=info,hyper=info,hyper_util=info";
+/// unless directives name them. `kube_client` tells every failed request, which whoever made it tells
+/// once and with what follows from it.
+const QUIET: &str = "aya=info,aya_obj=info,netlink_proto=info,hyper=info,hyper_util=info,\
+                     kube_client=off,kube_runtime=warn,tower=info,rustls=info";
 
 fn filter(text: &str) -> Result<EnvFilter, LogLevelError> {
     let directives = match text.trim() {
         level @ ("debug" | "trace") => format!("{level},{QUIET}"),
+        level @ ("error" | "warn" | "info") => format!("{level},kube_client=off"),
         other => other.to_owned(),
     };
     EnvFilter::try_new(directives).map_err(|source| LogLevelError::Filter {

@@ -13,6 +13,7 @@ mod bench;
 mod build;
 mod check;
 mod ci;
+mod cluster;
 mod command;
 mod demo;
 mod doctor;

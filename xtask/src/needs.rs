@@ -8,7 +8,7 @@ use std::{fs, path::Path};
 use anyhow::{Result, bail};
 
 use crate::{
-    apt,
+    apt, cluster,
     command::{Line, find_program},
     setup,
     toolchain::{Compiler, Toolchain},
@@ -25,13 +25,14 @@ pub(crate) enum User {
     TestOracle,
     TestVm,
     TestInterop,
+    TestCluster,
     Lab,
     Demo,
     Bench,
 }
 
 impl User {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Build,
         Self::Check,
         Self::TestUnit,
@@ -40,6 +41,7 @@ impl User {
         Self::TestOracle,
         Self::TestVm,
         Self::TestInterop,
+        Self::TestCluster,
         Self::Lab,
         Self::Demo,
         Self::Bench,
@@ -56,6 +58,7 @@ impl User {
             Self::TestOracle => "test oracle",
             Self::TestVm => "test vm",
             Self::TestInterop => "test interop",
+            Self::TestCluster => "test cluster",
             Self::Lab => "lab",
             Self::Demo => "demo",
             Self::Bench => "bench",
@@ -71,6 +74,7 @@ const LOADING: &[User] = &[
     User::TestE2e,
     User::TestOracle,
     User::TestVm,
+    User::TestCluster,
     User::Lab,
     User::Demo,
     User::Bench,
@@ -82,6 +86,7 @@ const PRIVILEGED: &[User] = &[
     User::TestOracle,
     User::TestVm,
     User::TestInterop,
+    User::TestCluster,
     User::Lab,
     User::Demo,
     User::Bench,
@@ -91,6 +96,7 @@ const NETWORKING: &[User] = &[
     User::TestE2e,
     User::TestOracle,
     User::TestVm,
+    User::TestCluster,
     User::Lab,
     User::Demo,
 ];
@@ -100,6 +106,7 @@ const NAMESPACES: &[User] = &[
     User::TestOracle,
     User::TestVm,
     User::TestInterop,
+    User::TestCluster,
     User::Lab,
     User::Demo,
 ];
@@ -135,6 +142,8 @@ enum Cure {
     Components,
     /// `cargo xtask setup` brings it.
     Setup,
+    /// Built by `cargo xtask test cluster` itself, once.
+    ApiServer,
     /// Somebody has to do this.
     Advice(&'static str),
 }
@@ -185,6 +194,21 @@ pub(crate) static NEEDS: &[Need] = &[
         users: LOADING,
         look: bpffs,
         cure: Cure::Advice("use a kernel built with CONFIG_BPF_SYSCALL=y"),
+    },
+    Need {
+        name: "API server",
+        users: &[User::TestCluster],
+        look: || match cluster::find() {
+            Ok(dir) => Ok(dir.display().to_string()),
+            Err(error) => Err(error.to_string()),
+        },
+        cure: Cure::ApiServer,
+    },
+    Need {
+        name: "openssl",
+        users: &[User::TestCluster],
+        look: || program("openssl"),
+        cure: Cure::Package("openssl"),
     },
     Need {
         name: "ip",
@@ -355,6 +379,10 @@ impl Need {
             Cure::Package(package) | Cure::Daemon { package, .. } => apt::advice(&[package]),
             Cure::Components => component_line().to_string(),
             Cure::Setup => "cargo xtask setup".to_owned(),
+            Cure::ApiServer => format!(
+                "cargo xtask test cluster (with Go 1.25 or later, or network), or set {}",
+                cluster::VARIABLE
+            ),
             Cure::Advice(advice) => advice.to_owned(),
         }
     }
@@ -380,7 +408,7 @@ pub(crate) fn require(users: &[User]) -> Result<()> {
         .iter()
         .filter_map(|need| match need.cure {
             Cure::Package(package) | Cure::Daemon { package, .. } => Some(package),
-            Cure::Components | Cure::Setup | Cure::Advice(_) => None,
+            Cure::Components | Cure::Setup | Cure::ApiServer | Cure::Advice(_) => None,
         })
         .collect();
     if !packages.is_empty() && apt::is_usable() {
@@ -400,6 +428,12 @@ pub(crate) fn require(users: &[User]) -> Result<()> {
     }
     if first.iter().any(|need| matches!(need.cure, Cure::Setup)) {
         setup::ensure(false)?;
+    }
+    if first
+        .iter()
+        .any(|need| matches!(need.cure, Cure::ApiServer))
+    {
+        cluster::ensure()?;
     }
     let mut left = Vec::new();
     for need in missing() {

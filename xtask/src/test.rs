@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::{
-    apt, build,
+    apt, build, cluster,
     command::{Line, cargo},
     needs::{self, User},
     steps::Steps,
@@ -14,7 +14,9 @@ use crate::{
 ///
 /// unit: pure parts, no root. bpf: the kernel programs, packet by packet, by the kernel's own test
 /// run. e2e: the real daemon in network namespaces. oracle: the kernel's own NAT and ours get the same
-/// packets. vm: a real kernel in qemu as the VM, skipped where qemu cannot be had. interop: the BGP speaker against BIRD, FRR and GoBGP. All but the first need root.
+/// packets. vm: a real kernel in qemu as the VM, skipped where qemu cannot be had. interop: the BGP
+/// speaker against BIRD, FRR and GoBGP. cluster: controller and agents against a real API server, which
+/// is built once. All but the first need root.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Which level; all of them without it.
@@ -32,16 +34,18 @@ pub(crate) enum Level {
     Oracle,
     Vm,
     Interop,
+    Cluster,
 }
 
 impl Level {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Unit,
         Self::Bpf,
         Self::E2e,
         Self::Oracle,
         Self::Vm,
         Self::Interop,
+        Self::Cluster,
     ];
 
     const fn user(self) -> User {
@@ -52,6 +56,7 @@ impl Level {
             Self::Oracle => User::TestOracle,
             Self::Vm => User::TestVm,
             Self::Interop => User::TestInterop,
+            Self::Cluster => User::TestCluster,
         }
     }
 
@@ -63,18 +68,19 @@ impl Level {
             Self::Oracle => "test oracle",
             Self::Vm => "test vm",
             Self::Interop => "test interop",
+            Self::Cluster => "test cluster",
         }
     }
 
     /// Whether its tests run the real daemon in namespaces.
     const fn starts_programs(self) -> bool {
-        matches!(self, Self::E2e | Self::Oracle | Self::Vm)
+        matches!(self, Self::E2e | Self::Oracle | Self::Vm | Self::Cluster)
     }
 
     /// Whether all levels may run without it on a machine that lacks what it needs. Said aloud, and
     /// counted as skipped.
     const fn can_be_skipped(self) -> bool {
-        matches!(self, Self::Vm)
+        matches!(self, Self::Vm | Self::Cluster)
     }
 
     const fn packages(self) -> &'static [&'static str] {
@@ -85,6 +91,7 @@ impl Level {
             Self::Oracle => &["eip-oracle-tests"],
             Self::Vm => &["eip-vm-tests"],
             Self::Interop => &["eip-interop-tests"],
+            Self::Cluster => &["eip-cluster-tests"],
         }
     }
 }
@@ -182,10 +189,14 @@ fn run_level(level: Level, filter: Option<&str>) -> Result<Counts> {
         // The tests start the programs as a node does.
         build::programs()?;
     }
+    let mut line = test_line(level, filter);
+    if level == Level::Cluster {
+        line = line.env(cluster::VARIABLE, cluster::find()?);
+    }
     let mut counts = Counts::default();
     let mut harnesses = 0;
     let mut shown = Shown::default();
-    let status = test_line(level, filter).run_lines(|line| {
+    let status = line.run_lines(|line| {
         shown.show(line);
         if let Some(of_harness) = parse_result(line) {
             counts.add(of_harness);
@@ -214,6 +225,11 @@ fn test_line(level: Level, filter: Option<&str>) -> Line {
     if level == Level::Unit && apt::is_root() {
         // Tests that need root are marked as ignored, so that nobody takes them for passed without it.
         harness.push("--include-ignored");
+    }
+    if level == Level::Cluster {
+        line = line.env("EIP_CLUSTER_REQUIRED", "1");
+        // Each test has an API server and an etcd.
+        harness.extend(["--test-threads", "2", "--nocapture"]);
     }
     if level == Level::Interop {
         // Nearly all of their time is waiting for routers, so more of them than there are cores.

@@ -1,6 +1,9 @@
 //! From watched objects to facts. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use kube::{
     core::{DynamicObject, ObjectMeta},
@@ -44,12 +47,23 @@ impl Stream {
 /// What an object says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Said {
-    /// Serve this VM's address under this elastic IP.
-    Granted(Box<(BindingFact, VmFact)>),
+    /// Serve this VM's address under this elastic IP; still, when it is another node's turn.
+    Granted {
+        fact: Box<(BindingFact, VmFact)>,
+        is_leaving: bool,
+    },
     /// Another node is to serve it, or none.
     NotHere,
     Nets(NetFact),
     Refused(String),
+}
+
+/// What a node is to serve.
+struct Grant {
+    eip: String,
+    address: String,
+    uid: String,
+    is_leaving: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +79,13 @@ pub(super) struct Collection {
     seen: BTreeMap<Stream, BTreeMap<ObjectName, Seen>>,
     listing: BTreeMap<Stream, BTreeMap<ObjectName, Seen>>,
     listed: BTreeSet<Stream>,
+    /// Bindings that left one stream and have not come up in the other one yet, and since when: the
+    /// labels are exchanged at once, but the two watches do not know of each other.
+    changing: BTreeMap<ObjectName, (Instant, Said)>,
 }
+
+/// How long a binding may be between the two streams.
+const BETWEEN_STREAMS: Duration = Duration::from_secs(2);
 
 impl Collection {
     pub(super) fn new(node: String) -> Self {
@@ -80,7 +100,7 @@ impl Collection {
         self.listed.len() == Stream::ALL.len()
     }
 
-    pub(super) fn take(&mut self, stream: Stream, change: Event<DynamicObject>) {
+    pub(super) fn take(&mut self, stream: Stream, change: Event<DynamicObject>, now: Instant) {
         match change {
             Event::Init => {
                 self.listing.insert(stream, BTreeMap::new());
@@ -96,13 +116,31 @@ impl Collection {
             }
             Event::Apply(object) => {
                 let (name, seen) = self.read(stream, object);
+                self.changing.remove(&name);
                 self.seen.entry(stream).or_default().insert(name, seen);
             }
             Event::Delete(object) => {
                 let name = name_of(&object.metadata);
-                self.seen.entry(stream).or_default().remove(&name);
+                let gone = self.seen.entry(stream).or_default().remove(&name);
+                if let Some(Seen { said, .. }) = gone
+                    && is_to_come_up(stream, &said)
+                {
+                    self.changing.insert(name, (now, said));
+                }
             }
         }
+    }
+
+    /// Forgets what has been between the streams for too long: it was deleted.
+    pub(super) fn settle(&mut self, now: Instant) {
+        self.changing
+            .retain(|_, (since, _)| now.duration_since(*since) < BETWEEN_STREAMS);
+    }
+
+    /// When there is something to settle.
+    pub(super) fn next_time(&self) -> Option<Instant> {
+        let first = self.changing.values().map(|(since, _)| *since).min();
+        first.map(|since| since + BETWEEN_STREAMS)
     }
 
     fn read(&self, stream: Stream, object: DynamicObject) -> (ObjectName, Seen) {
@@ -123,10 +161,12 @@ impl Collection {
     fn binding(&self, object: &DynamicObject) -> Result<Said, String> {
         let status: EipBindingStatus = part(object, "status")?;
         let is_deleting = object.metadata.deletion_timestamp.is_some();
-        if is_deleting || status.node.as_ref() != Some(&self.node) {
-            return Ok(Said::NotHere);
-        }
-        let (Some(eip), Some(address), Some(uid)) = (status.eip, status.vm_address, status.vm_uid)
+        let Some(Grant {
+            eip,
+            address,
+            uid,
+            is_leaving,
+        }) = self.granted(status).filter(|_| !is_deleting)
         else {
             return Ok(Said::NotHere);
         };
@@ -155,7 +195,34 @@ impl Collection {
             }],
             origin: None,
         };
-        Ok(Said::Granted(Box::new((fact, vm))))
+        Ok(Said::Granted {
+            fact: Box::new((fact, vm)),
+            is_leaving,
+        })
+    }
+
+    /// What this node is to serve. A binding that moves to another node stays here until that node
+    /// has reported that it serves it: so the network always has somebody who does.
+    fn granted(&self, status: EipBindingStatus) -> Option<Grant> {
+        let node = status.node?;
+        let (eip, uid) = (status.eip?, status.vm_uid?);
+        if node == self.node {
+            return Some(Grant {
+                eip,
+                address: status.vm_address?,
+                uid,
+                is_leaving: false,
+            });
+        }
+        let serving = status
+            .serving
+            .filter(|serving| serving.node == self.node && serving.eip.as_ref() == Some(&eip))?;
+        Some(Grant {
+            eip,
+            address: serving.vm_address?,
+            uid,
+            is_leaving: true,
+        })
     }
 
     /// What a directory with the same content would say.
@@ -167,8 +234,8 @@ impl Collection {
         let mut vms: BTreeMap<ObjectName, VmFact> = BTreeMap::new();
         for (stream, name, said) in self.newest() {
             match said {
-                Said::Granted(granted) => {
-                    let (binding, vm) = granted.as_ref();
+                Said::Granted { fact, .. } => {
+                    let (binding, vm) = fact.as_ref();
                     facts.bindings.push(binding.clone());
                     join(&mut vms, vm);
                 }
@@ -208,7 +275,24 @@ impl Collection {
         let rest = [Stream::Nodes, Stream::ServiceCidrs]
             .into_iter()
             .flat_map(move |stream| of(stream).map(move |(name, seen)| (stream, name, &seen.said)));
-        bindings.chain(others).chain(rest)
+        let changing = self.changing.iter().filter(move |(name, _)| {
+            let is_in = |stream: Option<&BTreeMap<ObjectName, Seen>>| {
+                stream.is_some_and(|seen| seen.contains_key(*name))
+            };
+            !is_in(here) && !is_in(other)
+        });
+        let changing = changing.map(|(name, (_, said))| (Stream::OtherBindings, name, said));
+        bindings.chain(others).chain(changing).chain(rest)
+    }
+}
+
+/// Whether a binding that left a stream is about to come up in the other one: it is granted to this
+/// node by the stream of nodes concerned, or it leaves this node while that one still serves.
+fn is_to_come_up(stream: Stream, said: &Said) -> bool {
+    match (stream, said) {
+        (Stream::OtherBindings, Said::Granted { .. }) => true,
+        (Stream::Bindings, Said::Granted { is_leaving, .. }) => *is_leaving,
+        _ => false,
     }
 }
 

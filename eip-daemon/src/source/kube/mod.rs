@@ -71,21 +71,25 @@ async fn run(client: Client, options: KubeOptions, sender: watch::Sender<Facts>)
     let mut changes = select_all(all).ready_chunks(BATCH);
     let mut save_at: Option<Instant> = None;
     loop {
-        let wake = save_at.unwrap_or_else(|| Instant::now() + Duration::from_mins(1));
+        let settle_at = collection.next_time().map(Instant::from_std);
+        let wake = save_at.into_iter().chain(settle_at).min();
+        let wake = wake.unwrap_or_else(|| Instant::now() + Duration::from_mins(1));
         tokio::select! {
             () = sender.closed() => break,
             Some(batch) = changes.next() => {
+                let now = Instant::now().into_std();
                 for (stream, change) in batch {
-                    collection.take(stream, change);
-                }
-                if collection.is_complete() && publish(&sender, collection.facts()) {
-                    save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
+                    collection.take(stream, change, now);
                 }
             }
-            () = tokio::time::sleep_until(wake), if save_at.is_some() => {
-                save_at = None;
-                save(&options, &sender.borrow().clone());
-            }
+            () = tokio::time::sleep_until(wake) => collection.settle(Instant::now().into_std()),
+        }
+        if collection.is_complete() && publish(&sender, collection.facts()) {
+            save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
+        }
+        if save_at.is_some_and(|time| time <= Instant::now()) {
+            save_at = None;
+            save(&options, &sender.borrow().clone());
         }
     }
 }

@@ -27,13 +27,17 @@ fn granted(name: &str, version: u64, node: &str) -> Value {
 fn listed(streams: &[(Stream, Vec<Value>)]) -> Collection {
     let mut collection = Collection::new("here".to_owned());
     for stream in Stream::ALL {
-        collection.take(stream, Event::Init);
+        collection.take(stream, Event::Init, Instant::now());
         for (_, objects) in streams.iter().filter(|(of, _)| *of == stream) {
             for value in objects {
-                collection.take(stream, Event::InitApply(object(value.clone())));
+                collection.take(
+                    stream,
+                    Event::InitApply(object(value.clone())),
+                    Instant::now(),
+                );
             }
         }
-        collection.take(stream, Event::InitDone);
+        collection.take(stream, Event::InitDone, Instant::now());
     }
     collection
 }
@@ -61,6 +65,32 @@ fn an_edit_is_not_served_before_the_controller_has_judged_it() {
     edited["spec"]["eip"] = json!("203.0.113.99");
     let facts = listed(&[(Stream::Bindings, vec![edited])]).facts();
     assert_eq!(facts.bindings[0].eip.to_string(), "203.0.113.10");
+}
+
+#[test]
+fn a_binding_that_moves_stays_until_the_other_node_serves_it() {
+    let moved = |serving: Value| {
+        let mut object = granted("b", 2, "there");
+        object["status"]["vmAddress"] = json!("10.244.9.9");
+        object["status"]["serving"] = serving;
+        listed(&[(Stream::OtherBindings, vec![object])]).facts()
+    };
+    let by = |node: &str, eip: &str| json!({"node": node, "eip": eip, "vmAddress": "10.244.0.5"});
+    let facts = moved(by("here", "203.0.113.10"));
+    assert_eq!(facts.bindings.len(), 1);
+    let kept = facts.vms[0].interfaces[0].addresses[0];
+    assert_eq!(
+        kept.to_string(),
+        "10.244.0.5",
+        "what it has here, not there"
+    );
+    for serving in [
+        by("there", "203.0.113.10"),
+        by("here", "203.0.113.99"),
+        Value::Null,
+    ] {
+        assert!(moved(serving).bindings.is_empty());
+    }
 }
 
 #[test]
@@ -108,14 +138,15 @@ fn a_list_that_is_under_way_takes_nothing_away_and_its_end_does() {
         Stream::Bindings,
         vec![granted("a", 1, "here"), granted("b", 1, "here")],
     )]);
-    collection.take(Stream::Bindings, Event::Init);
+    collection.take(Stream::Bindings, Event::Init, Instant::now());
     assert_eq!(collection.facts().bindings.len(), 2);
     collection.take(
         Stream::Bindings,
         Event::InitApply(object(granted("b", 1, "here"))),
+        Instant::now(),
     );
     assert_eq!(collection.facts().bindings.len(), 2);
-    collection.take(Stream::Bindings, Event::InitDone);
+    collection.take(Stream::Bindings, Event::InitDone, Instant::now());
     assert_eq!(collection.facts().bindings.len(), 1);
 }
 
@@ -124,8 +155,8 @@ fn facts_are_complete_after_every_kind_was_listed() {
     let mut collection = Collection::new("here".to_owned());
     for stream in Stream::ALL {
         assert!(!collection.facts().complete);
-        collection.take(stream, Event::Init);
-        collection.take(stream, Event::InitDone);
+        collection.take(stream, Event::Init, Instant::now());
+        collection.take(stream, Event::InitDone, Instant::now());
     }
     assert!(collection.facts().complete);
 }
@@ -162,4 +193,42 @@ fn nodes_and_service_ranges_are_internal_networks() {
         .map(|fact| fact.nets[0].to_string())
         .collect();
     assert_eq!(nets, ["10.244.1.0/24", "10.96.0.0/16"]);
+}
+
+#[test]
+fn a_binding_between_the_two_streams_is_served_all_the_time() {
+    let serving = json!({"node": "here", "eip": "203.0.113.10", "vmAddress": "10.244.0.5"});
+    let mut leaving = granted("b", 2, "there");
+    leaving["status"]["serving"] = serving;
+    let arriving = granted("b", 2, "here");
+    for (from, to, object) in [
+        (Stream::Bindings, Stream::OtherBindings, &leaving),
+        (Stream::OtherBindings, Stream::Bindings, &arriving),
+    ] {
+        let mut collection = listed(&[(from, vec![object.clone()])]);
+        let now = Instant::now();
+        let event = Event::Delete(self::object(object.clone()));
+        collection.take(from, event, now);
+        assert_eq!(collection.facts().bindings.len(), 1);
+        let event = Event::Apply(self::object(object.clone()));
+        collection.take(to, event, now);
+        assert_eq!(collection.facts().bindings.len(), 1);
+        assert_eq!(collection.next_time(), None);
+    }
+    // One that does not come up was deleted.
+    let mut collection = listed(&[(Stream::OtherBindings, vec![arriving.clone()])]);
+    let now = Instant::now();
+    let event = Event::Delete(object(arriving));
+    collection.take(Stream::OtherBindings, event, now);
+    collection.settle(collection.next_time().unwrap());
+    assert!(collection.facts().bindings.is_empty());
+}
+
+#[test]
+fn a_binding_that_is_deleted_is_gone_at_once() {
+    let object_here = granted("b", 2, "here");
+    let mut collection = listed(&[(Stream::Bindings, vec![object_here.clone()])]);
+    let event = Event::Delete(object(object_here));
+    collection.take(Stream::Bindings, event, Instant::now());
+    assert!(collection.facts().bindings.is_empty());
 }

@@ -1,0 +1,96 @@
+//! What KubeVirt and the kubelet would write.
+
+use std::net::Ipv4Addr;
+
+use serde_json::{Value, json};
+
+/// KubeVirt's definition of a VM, as far as the API server has to know it. As in KubeVirt, it has no
+/// status subresource.
+#[must_use]
+pub fn definition() -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "virtualmachineinstances.kubevirt.io"},
+        "spec": {
+            "group": "kubevirt.io",
+            "scope": "Namespaced",
+            "names": {
+                "kind": "VirtualMachineInstance",
+                "plural": "virtualmachineinstances",
+                "singular": "virtualmachineinstance",
+                "shortNames": ["vmi"]
+            },
+            "versions": [{
+                "name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {
+                    "type": "object", "x-kubernetes-preserve-unknown-fields": true
+                }}
+            }]
+        }
+    })
+}
+
+/// A node, with the pod network it has.
+#[must_use]
+pub fn node(name: &str, pod_cidr: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {"kubevirt.io/schedulable": "true"}},
+        "spec": {"podCIDR": pod_cidr, "podCIDRs": [pod_cidr]}
+    })
+}
+
+/// A running VM.
+#[must_use]
+pub fn running(name: &str, node: &str, address: Ipv4Addr) -> Value {
+    json!({
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachineInstance",
+        "metadata": {
+            "name": name, "namespace": "default", "labels": {"kubevirt.io/nodeName": node}
+        },
+        "spec": {"networks": [{"name": "default", "pod": {}}]},
+        "status": {
+            "phase": "Running",
+            "nodeName": node,
+            "interfaces": [{"name": "default", "ipAddress": address}]
+        }
+    })
+}
+
+/// The virt-launcher pod of a VM; its status is written on its own.
+#[must_use]
+pub fn launcher(name: &str, vm: &str, uid: &str, node: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "labels": {"kubevirt.io": "virt-launcher", "kubevirt.io/created-by": uid},
+            "ownerReferences": [{
+                "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+                "name": vm, "uid": uid, "controller": true
+            }]
+        },
+        "spec": {
+            "nodeName": node,
+            "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "compute", "image": "none"}]
+        }
+    })
+}
+
+/// A binding.
+#[must_use]
+pub fn binding(name: &str, eip: Ipv4Addr, vm: &str) -> Value {
+    json!({
+        "apiVersion": "virteip.github.com/v1",
+        "kind": "EipBinding",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"eip": eip, "vmi": vm}
+    })
+}

@@ -1,0 +1,265 @@
+//! Objects in, addresses that work out.
+
+use std::time::Duration;
+
+use eip_cluster_tests::{kubevirt, world::CLIENT};
+use eip_lab::{echo::Echo, traffic};
+use serde_json::json;
+
+use crate::{EIP, ON_N1, ON_N2, cluster};
+
+#[test]
+fn a_binding_as_the_older_operator_wrote_it_is_served_and_loses_its_finalizer() {
+    let Some(cluster) = cluster() else { return };
+    let pod = cluster.plug("vm1", 0, ON_N1).unwrap();
+    let echo = Echo::start(&pod.ns, ON_N1, 7000).unwrap();
+    let mut old = kubevirt::binding("sample", EIP, "vm1");
+    old["metadata"]["finalizers"] = json!(["virteip.github.com/finlizer"]);
+    old["spec"]["jobHistory"] = json!(5);
+    old["spec"]["lastHyper"] = json!("192.0.2.99");
+    old["spec"]["LastIP"] = json!("10.9.9.9");
+    cluster.control.apply(&old).unwrap();
+    cluster.wait_reason("sample", "VmNotFound").unwrap();
+
+    cluster.run_vm("vm1", &pod).unwrap();
+    cluster.route(EIP, 0).unwrap();
+    cluster.wait_reason("sample", "Serving").unwrap();
+    let answer = traffic::udp(
+        &cluster.client,
+        (EIP, 7000).into(),
+        64,
+        Duration::from_secs(5),
+    );
+    assert_eq!(answer.unwrap().came_from.ip(), EIP);
+    assert_eq!(echo.seen()[0].ip(), CLIENT);
+
+    let stored = cluster
+        .control
+        .get("eipb", "default", "sample")
+        .unwrap()
+        .unwrap();
+    assert_eq!(stored["spec"]["jobHistory"], 5);
+    assert_eq!(stored["metadata"]["finalizers"], serde_json::Value::Null);
+    assert_eq!(stored["status"]["node"], "n1");
+    assert_eq!(stored["status"]["serving"]["interface"], "pvm1");
+    let table = cluster.control.kubectl(&["get", "eipb"]).unwrap();
+    for column in ["EIP", "VMI", "VMI-IP", "NODE", "READY", "REASON", "AGE"] {
+        assert!(table.contains(column), "{table}");
+    }
+    assert!(table.contains("Serving"), "{table}");
+    let events = cluster.control.kubectl(&["get", "events"]).unwrap();
+    assert!(
+        events.contains("Serving") && events.contains("VmNotFound"),
+        "{events}"
+    );
+
+    cluster
+        .control
+        .kubectl(&["delete", "eipb", "sample", "--timeout=20s"])
+        .unwrap();
+    eip_lab::wait::wait_until(
+        Duration::from_secs(10),
+        "the binding leaves the node",
+        || {
+            cluster
+                .eipctl(0, &["list", "-o", "json"])
+                .is_ok_and(|text| !text.contains(&EIP.to_string()))
+        },
+    )
+    .unwrap();
+}
+
+#[test]
+fn each_node_programs_its_own_vms_only_and_one_elastic_ip_has_one_holder() {
+    let Some(cluster) = cluster() else { return };
+    let (first, second) = (
+        cluster.plug("vm1", 0, ON_N1).unwrap(),
+        cluster.plug("vm2", 1, ON_N2).unwrap(),
+    );
+    let other = "203.0.113.20".parse().unwrap();
+    cluster.run_vm("vm1", &first).unwrap();
+    cluster.run_vm("vm2", &second).unwrap();
+    cluster
+        .control
+        .apply(&kubevirt::binding("one", EIP, "vm1"))
+        .unwrap();
+    cluster.wait_reason("one", "Serving").unwrap();
+    cluster
+        .control
+        .apply(&kubevirt::binding("two", other, "vm2"))
+        .unwrap();
+    cluster
+        .control
+        .apply(&kubevirt::binding("late", EIP, "vm2"))
+        .unwrap();
+    cluster.wait_reason("two", "Serving").unwrap();
+    cluster.wait_reason("late", "Conflict").unwrap();
+    for (node, own, not_own) in [(0, EIP, other), (1, other, EIP)] {
+        let list = cluster.eipctl(node, &["list", "-o", "json"]).unwrap();
+        assert!(list.contains(&own.to_string()), "{list}");
+        assert!(!list.contains(&not_own.to_string()), "{list}");
+    }
+    // The loser gets the address when the holder is gone, and on the other node.
+    cluster.control.kubectl(&["delete", "eipb", "one"]).unwrap();
+    cluster.wait_reason("late", "Serving").unwrap();
+    let list = cluster.eipctl(1, &["list", "-o", "json"]).unwrap();
+    assert!(list.contains(&EIP.to_string()), "{list}");
+}
+
+#[test]
+fn an_edit_takes_the_old_address_out_and_the_new_one_in() {
+    let Some(cluster) = cluster() else { return };
+    let pod = cluster.plug("vm1", 0, ON_N1).unwrap();
+    cluster.run_vm("vm1", &pod).unwrap();
+    cluster
+        .control
+        .apply(&kubevirt::binding("b", EIP, "vm1"))
+        .unwrap();
+    cluster.wait_reason("b", "Serving").unwrap();
+    let new = "203.0.113.77".parse().unwrap();
+    cluster
+        .control
+        .apply(&kubevirt::binding("b", new, "vm1"))
+        .unwrap();
+    eip_lab::wait::wait_until(Duration::from_secs(10), "the new address alone", || {
+        cluster
+            .eipctl(0, &["list", "-o", "json"])
+            .is_ok_and(|text| text.contains(&new.to_string()) && !text.contains(&EIP.to_string()))
+    })
+    .unwrap();
+    cluster.wait_reason("b", "Serving").unwrap();
+}
+
+#[test]
+fn an_address_no_pod_of_the_vm_has_is_never_the_target() {
+    let Some(cluster) = cluster() else { return };
+    let pod = cluster.plug("vm1", 0, ON_N1).unwrap();
+    let victim = "10.244.1.99".parse().unwrap();
+    let lie = kubevirt::running("vm1", "n1", victim);
+    cluster.control.apply(&lie).unwrap();
+    cluster
+        .control
+        .apply(&kubevirt::binding("b", EIP, "vm1"))
+        .unwrap();
+    cluster.wait_reason("b", "AddressUnverified").unwrap();
+    let object = cluster
+        .control
+        .get("vmi", "default", "vm1")
+        .unwrap()
+        .unwrap();
+    let uid = object["metadata"]["uid"].as_str().unwrap();
+    cluster.write_pod("vm1", uid, &pod).unwrap();
+    cluster.wait_reason("b", "Serving").unwrap();
+    let stored = cluster
+        .control
+        .get("eipb", "default", "b")
+        .unwrap()
+        .unwrap();
+    assert_eq!(stored["status"]["vmAddress"], ON_N1.to_string());
+    // What the guest agent empties stays bound.
+    cluster
+        .patch_vm(
+            "vm1",
+            &json!({"status": {"nodeName": null, "interfaces": []}}),
+        )
+        .unwrap();
+    eip_lab::wait::pause(Duration::from_secs(2));
+    assert_eq!(
+        cluster.ready("b").unwrap(),
+        ("True".to_owned(), "Serving".to_owned())
+    );
+}
+
+#[test]
+fn an_agents_token_reports_for_its_own_node_and_grants_nothing() {
+    let Some(cluster) = cluster() else { return };
+    let pod = cluster.plug("vm1", 0, ON_N1).unwrap();
+    cluster.run_vm("vm1", &pod).unwrap();
+    cluster
+        .control
+        .apply(&kubevirt::binding("b", EIP, "vm1"))
+        .unwrap();
+    cluster.wait_reason("b", "Serving").unwrap();
+    let attempt = |agent: &str, status: serde_json::Value| {
+        let pod = format!("agent-{agent}");
+        let config = cluster
+            .control
+            .kubeconfig("kube-eip-agent", Some(&pod))
+            .unwrap();
+        let patch = json!({ "status": status }).to_string();
+        let config = format!("--kubeconfig={}", config.display());
+        cluster.control.kubectl_as(&[
+            &config,
+            "patch",
+            "eipb",
+            "b",
+            "--namespace=default",
+            "--subresource=status",
+            "--type=merge",
+            "--patch",
+            &patch,
+        ])
+    };
+    let refusal = |result: anyhow::Result<String>| format!("{:#}", result.unwrap_err());
+    let denied = refusal(attempt("n2", json!({"node": "n2"})));
+    assert!(denied.contains("granted to another node"), "{denied}");
+    let denied = refusal(attempt("n1", json!({"vmAddress": "10.244.1.99"})));
+    assert!(denied.contains("only the controller grants"), "{denied}");
+    let denied = refusal(attempt("n1", json!({"serving": {"node": "n2"}})));
+    assert!(denied.contains("its own node only"), "{denied}");
+    let config = cluster
+        .control
+        .kubeconfig("kube-eip-agent", Some("agent-n1"))
+        .unwrap();
+    let config = format!("--kubeconfig={}", config.display());
+    for what in [
+        ["delete", "eipb", "b", "--namespace=default"],
+        ["get", "secrets", "--namespace=kube-system", "--output=name"],
+        ["get", "pods", "--namespace=default", "--output=name"],
+    ] {
+        let mut arguments = vec![config.as_str()];
+        arguments.extend(what);
+        let denied = refusal(cluster.control.kubectl_as(&arguments));
+        assert!(denied.contains("forbidden"), "{denied}");
+    }
+}
+
+#[test]
+fn wrong_fields_are_refused_at_once_with_a_sentence() {
+    let Some(cluster) = cluster() else { return };
+    for (field, value, sentence) in [
+        (
+            "eip",
+            json!("203.0.113.300"),
+            "spec.eip has to be a single IP address",
+        ),
+        (
+            "eip",
+            json!("203.0.113.0/24"),
+            "spec.eip has to be a single IP address",
+        ),
+        ("eip", json!(""), "spec.eip has to be a single IP address"),
+        (
+            "delivery",
+            json!("fast"),
+            "one of auto, peer, neigh, stack, xdp",
+        ),
+        ("vmi", json!(""), "spec.vmi"),
+        ("vmi", json!(7), "spec.vmi"),
+        ("primary", json!("yes"), "spec.primary"),
+        ("announce", json!("ospf"), "one of bgp, l2, both, none"),
+    ] {
+        let mut object = kubevirt::binding("bad", EIP, "vm1");
+        object["spec"][field] = value;
+        let refused = format!("{:#}", cluster.control.apply(&object).unwrap_err());
+        assert!(refused.contains(sentence), "{refused}");
+    }
+    let mut odd = kubevirt::binding("odd", EIP, "No VM_has/this name");
+    cluster.control.apply(&odd).unwrap();
+    cluster.wait_reason("odd", "Invalid").unwrap();
+    odd["spec"]["vmi"] = json!("vm1");
+    cluster.control.apply(&odd).unwrap();
+    cluster.wait_reason("odd", "VmNotFound").unwrap();
+    let explained = cluster.control.kubectl(&["explain", "eipb.spec"]).unwrap();
+    assert!(explained.contains("elastic IP"), "{explained}");
+}
