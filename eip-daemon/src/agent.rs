@@ -4,11 +4,15 @@ use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::watch,
+    sync::{Notify, watch},
 };
 use tracing::{info, warn};
 
 use crate::{
+    announce::{
+        Announcer,
+        peering::{BgpAnnouncer, DrainError},
+    },
     config::{AgentOptions, NodeConfig, SourceSpec},
     ctl::{
         self,
@@ -36,6 +40,9 @@ use crate::{
 /// A round that takes longer than this on top of the resync interval is stuck.
 const ROUND_PATIENCE: Duration = Duration::from_secs(30);
 
+/// Withdrawing everything and saying goodbye to peers takes up to five seconds, and closing some more.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Why the agent does not run (any more). Fate of each: exit code 1.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -57,6 +64,9 @@ pub enum AgentError {
     /// No client for the API server.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The state directory.
+    #[error("start announcing")]
+    Announce(#[from] DrainError),
     /// Signals cannot be received.
     #[error("listen to signals")]
     Signals(#[source] io::Error),
@@ -94,7 +104,7 @@ pub async fn run(
         data_plane,
         started,
         source.facts,
-    );
+    )?;
     if let Some(client) = source.client {
         let feedback = Feedback::new(client, node.settings.node_name.clone());
         let reports = state.reports.clone();
@@ -180,7 +190,15 @@ fn start_core(
     data_plane: KernelDataPlane,
     started: Started,
     facts: watch::Receiver<Facts>,
-) -> Arc<AgentState> {
+) -> Result<Arc<AgentState>, AgentError> {
+    let announced = Arc::new(Notify::new());
+    let bgp = BgpAnnouncer::new(options.bgp.clone(), Arc::clone(&announced))?;
+    let (speaker, peers) = (bgp.clone(), facts.clone());
+    supervisor.start_patiently("bgp", FAREWELL_PATIENCE, |stop| async move {
+        speaker.run(peers, stop).await;
+        Ok::<(), Infallible>(())
+    });
+
     let settings = Arc::new(node.settings.clone());
     let (counters, inspector) = (data_plane.counters(), data_plane.inspector());
     let examiner = data_plane.examiner();
@@ -193,13 +211,16 @@ fn start_core(
     let events = data_plane.events();
     let (reconciler, reports) =
         Reconciler::new(data_plane, facts.clone(), Arc::clone(&settings), events);
-    let reconciler = reconciler.with_resync(options.resync);
+    let announcers: Vec<Box<dyn Announcer>> = vec![Box::new(bgp.clone())];
+    let reconciler = reconciler
+        .with_resync(options.resync)
+        .with_announcers(announcers, announced);
     supervisor.start("reconciler", |stop| async move {
         reconciler.run(stop).await;
         Ok::<(), Infallible>(())
     });
 
-    Arc::new(AgentState {
+    Ok(Arc::new(AgentState {
         reports,
         facts,
         counters,
@@ -210,7 +231,8 @@ fn start_core(
         source: options.source.clone(),
         notices: node.notices.iter().map(ToString::to_string).collect(),
         started,
-    })
+        bgp,
+    }))
 }
 
 /// Where the agent can be asked, and what it can be told.

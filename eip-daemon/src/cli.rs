@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use eip_common::abi;
 
 use crate::{
+    announce::peering::OnExit,
     ctl::DEFAULT_SOCKET,
     dataplane::{DEFAULT_BPFFS, DEFAULT_ROUTE_TABLE},
     model::{Announce, DeliveryChoice, TcMode, XdpMode},
@@ -52,6 +53,9 @@ pub struct AgentArgs {
     /// What the node is.
     #[command(flatten)]
     pub node: NodeArgs,
+    /// How host routes are announced.
+    #[command(flatten)]
+    pub bgp: BgpArgs,
     /// How the process runs.
     #[command(flatten)]
     pub process: ProcessArgs,
@@ -152,6 +156,57 @@ pub struct NodeArgs {
     pub bpffs: PathBuf,
 }
 
+/// Flags about announcing by BGP. Peers are objects (`BgpPeer`) or annotations of the node.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "BGP")]
+pub struct BgpArgs {
+    /// AS of this node, toward peers that name none of their own
+    #[arg(long = "bgp-local-as", value_name = "NUMBER", env = "EIP_BGP_LOCAL_AS")]
+    pub local_as: Option<u32>,
+
+    /// BGP identifier [default: the lowest IPv4 address of an uplink]
+    #[arg(long = "bgp-router-id", value_name = "IPV4", env = "EIP_BGP_ROUTER_ID")]
+    pub router_id: Option<String>,
+
+    /// Address, or address and port, to accept BGP connections on; repeat it or separate them by
+    /// commas [default: none, peers are dialled]
+    #[arg(
+        long = "bgp-listen",
+        value_name = "ADDR[:PORT]",
+        env = "EIP_BGP_LISTEN",
+        value_delimiter = ','
+    )]
+    pub listen: Vec<String>,
+
+    /// How long peers keep routes while the agent restarts
+    #[arg(
+        long = "bgp-restart-time",
+        value_name = "DURATION",
+        env = "EIP_BGP_RESTART_TIME",
+        default_value = "120s"
+    )]
+    pub restart_time: String,
+
+    /// Prefix of node annotations that name peers: `PREFIX/bgp-peers-0-peer-ip` and so on
+    #[arg(
+        long = "bgp-annotations",
+        value_name = "PREFIX",
+        env = "EIP_BGP_ANNOTATIONS",
+        default_value = "virteip.github.com"
+    )]
+    pub annotations: String,
+
+    /// What becomes of announced routes when the agent is asked to stop: `keep` is for upgrades,
+    /// peers keep them for the restart time
+    #[arg(
+        long,
+        value_name = "WHAT",
+        env = "EIP_ON_EXIT",
+        default_value = "withdraw"
+    )]
+    pub on_exit: OnExit,
+}
+
 /// Flags about the process itself.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Process")]
@@ -161,7 +216,8 @@ pub struct ProcessArgs {
     #[arg(long, value_name = "SOURCE", env = "EIP_SOURCE")]
     pub source: Option<String>,
 
-    /// Where the last state known from the API server is kept, for a start without it
+    /// Directory for what has to outlast the process: whether the node is drained, and the last state
+    /// known from the API server, for a start without it
     #[arg(
         long,
         value_name = "DIR",

@@ -5,6 +5,7 @@
 //! right. What is allowed but probably not meant becomes a notice, logged once at start and shown
 //! by `check`.
 
+mod bgp;
 mod node;
 mod value;
 
@@ -16,7 +17,8 @@ use std::{
 };
 
 use crate::{
-    cli::{ControllerArgs, NodeArgs, ProcessArgs},
+    announce::peering::BgpSettings,
+    cli::{AgentArgs, ControllerArgs, NodeArgs, ProcessArgs},
     controller::{ControllerOptions, Timing},
     model::{NetworkView, NodeSettings},
 };
@@ -66,6 +68,8 @@ pub struct AgentOptions {
     pub max_flows: u32,
     /// Longest time between two comparisons with the kernel.
     pub resync: Duration,
+    /// How host routes are announced.
+    pub bgp: BgpSettings,
 }
 
 /// Something allowed that is probably not meant.
@@ -142,13 +146,19 @@ pub fn resolve_node(args: &NodeArgs, found: &Discovered) -> Result<NodeConfig, C
 /// # Errors
 /// Every problem of the flags together.
 pub fn resolve_agent(
-    node_args: &NodeArgs,
-    process: &ProcessArgs,
+    args: &AgentArgs,
     found: &Discovered,
 ) -> Result<(NodeConfig, AgentOptions), ConfigError> {
     let mut findings = Findings::default();
-    let config = node::node(node_args, found, &mut findings);
-    let options = options(process, &mut findings);
+    let config = node::node(&args.node, found, &mut findings);
+    let settings = config.as_ref().map(|config| &config.settings);
+    let node = bgp::Node {
+        name: settings.map_or("", |settings| settings.node_name.as_str()),
+        uplinks: settings.map_or(&[][..], |settings| &settings.uplinks),
+        state_dir: &args.process.state_dir,
+    };
+    let bgp = bgp::bgp(&args.bgp, &node, found, &mut findings);
+    let options = options(&args.process, bgp, &mut findings);
     let ((mut config, options), notices) = findings.into_result(config.zip(options))?;
     config.notices = notices;
     Ok((config, options))
@@ -221,7 +231,11 @@ impl Findings {
     }
 }
 
-fn options(args: &ProcessArgs, findings: &mut Findings) -> Option<AgentOptions> {
+fn options(
+    args: &ProcessArgs,
+    bgp: Option<BgpSettings>,
+    findings: &mut Findings,
+) -> Option<AgentOptions> {
     let source = findings.keep("--source", value::source(args.source.as_deref()));
     check_absolute("--socket", &args.socket, findings);
     check_absolute("--state-dir", &args.state_dir, findings);
@@ -241,6 +255,7 @@ fn options(args: &ProcessArgs, findings: &mut Findings) -> Option<AgentOptions> 
         max_bindings: args.max_bindings,
         max_flows: args.max_flows,
         resync: resync?,
+        bgp: bgp?,
     })
 }
 

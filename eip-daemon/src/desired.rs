@@ -257,7 +257,7 @@ fn announcement(fact: &BindingFact, by: Announce) -> Announcement {
     Announcement {
         binding: fact.name.clone(),
         by,
-        preferred_until: None,
+        arrived: None,
     }
 }
 

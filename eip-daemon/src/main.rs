@@ -61,7 +61,7 @@ async fn run_controller(args: ControllerArgs) -> Result<ExitCode> {
 
 async fn run_agent(args: AgentArgs) -> Result<ExitCode> {
     let found = discover().await?;
-    let (node, options) = resolve_agent(&args.node, &args.process, &found)?;
+    let (node, options) = resolve_agent(&args, &found)?;
     let log_level = logging::start(&args.process.log_level, args.process.log_format)?;
     agent::run(node, options, log_level).await?;
     Ok(ExitCode::SUCCESS)

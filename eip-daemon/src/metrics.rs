@@ -15,6 +15,7 @@ use prometheus_client::{
 };
 
 use crate::{
+    announce::bgp::{Counters, FamilySnapshot, SessionSnapshot, State},
     ctl::{phases, state::AgentState},
     dataplane::{DataPlaneError, SlotReasonCount},
     report::{DURATION_BOUNDS, Durations, Report},
@@ -52,6 +53,7 @@ impl Collector for AgentCollector {
         self.bindings(&mut page, &report)?;
         self.exceptions(&mut page, &report)?;
         self.maps(&mut page)?;
+        self.bgp(&mut page)?;
         let unreadable = page.unreadable;
         page.gauge(
             "eip_scrape_errors",
@@ -194,6 +196,52 @@ impl AgentCollector {
             .collect()
     }
 
+    /// A peer that is gone takes its series along. Their number is that of peers.
+    fn bgp(&self, page: &mut Page<'_>) -> fmt::Result {
+        let report = self.state.bgp.report();
+        let drained = u64::from(report.drain.is_some());
+        page.gauge("eip_bgp_drained", "1 while the node is drained", drained)?;
+        let help = "BGP peers that are refused";
+        page.gauge("eip_bgp_peers_refused", help, count(report.refused.len()))?;
+        let peers: Vec<_> = report
+            .peers
+            .iter()
+            .map(|peer| (peer.status.name.0.as_str(), &peer.status.session))
+            .collect();
+        let help = "1 while the session is established";
+        let mut up = page.family("eip_bgp_session_up", help, MetricType::Gauge)?;
+        for (peer, session) in &peers {
+            let is_up = session.state == State::Established;
+            set(&mut up, &[("peer", *peer)], u64::from(is_up))?;
+        }
+        let help = "Times the session was lost";
+        let mut lost = page.family("eip_bgp_session_lost", help, MetricType::Counter)?;
+        for (peer, session) in &peers {
+            add(&mut lost, &[("peer", *peer)], session.counters.lost)?;
+        }
+        let help = "UPDATE messages by direction";
+        let mut updates = page.family("eip_bgp_updates", help, MetricType::Counter)?;
+        for (peer, session) in &peers {
+            let Counters {
+                updates_sent,
+                updates_received,
+                ..
+            } = session.counters;
+            for (direction, value) in [("sent", updates_sent), ("received", updates_received)] {
+                let labels = [("peer", *peer), ("direction", direction)];
+                add(&mut updates, &labels, value)?;
+            }
+        }
+        let help = "Routes the peer has";
+        bgp_routes(page, "eip_bgp_routes_advertised", help, &peers, |routes| {
+            routes.0
+        })?;
+        let help = "Routes the peer has still to be told about";
+        bgp_routes(page, "eip_bgp_routes_pending", help, &peers, |routes| {
+            routes.1
+        })
+    }
+
     fn maps(&self, page: &mut Page<'_>) -> fmt::Result {
         let maps = page
             .readable(self.state.inspector.map_fill())
@@ -244,6 +292,31 @@ impl Page<'_> {
         })
         .ok()
     }
+}
+
+/// Routes by peer and family, where the family is spoken.
+fn bgp_routes(
+    page: &mut Page<'_>,
+    name: &str,
+    help: &str,
+    peers: &[(&str, &SessionSnapshot)],
+    pick: fn((usize, usize)) -> usize,
+) -> fmt::Result {
+    let mut family = page.family(name, help, MetricType::Gauge)?;
+    for (peer, session) in peers {
+        for (label, routes) in [("ipv4", session.ipv4), ("ipv6", session.ipv6)] {
+            let Some(FamilySnapshot::Announced {
+                advertised,
+                pending,
+            }) = routes
+            else {
+                continue;
+            };
+            let labels = [("peer", *peer), ("family", label)];
+            set(&mut family, &labels, count(pick((advertised, pending))))?;
+        }
+    }
+    Ok(())
 }
 
 fn set(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
@@ -327,6 +400,7 @@ mod tests {
             "eip_map_entries{map=\"EIP4_V1\"} 3900",
             "eip_map_capacity{map=\"EIP4_V1\"} 4096",
             "eip_scrape_errors 0",
+            "eip_bgp_drained 0",
             "eip_dataplane_packets_total{direction=\"egress\",hook=\"door-out\",\
              reason=\"spoofed-vm\",class=\"drop\"} 3",
             "eip_binding_exceptions_total{eip=\"203.0.113.10\",direction=\"egress\",\

@@ -22,8 +22,13 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 mod announce;
+mod peering;
 
 pub use announce::{Announce, Announcement, Announcements};
+pub use peering::{
+    BfdSettings, Community, ExportRule, ExportSettings, NodeFact, PasswordSource, PeerAsn,
+    PeerFact, PeerFamilies, PeerPlace, PeerReach, PeerSettings, Preference, RouteMarks, Secret,
+};
 
 /// Namespace and name of an object. Shown as `namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -214,6 +219,12 @@ pub struct Facts {
     pub vms: Vec<VmFact>,
     /// Networks internal to the cluster, besides those of the settings.
     pub nets: Vec<NetFact>,
+    /// What nodes say beside their networks.
+    #[serde(default)]
+    pub nodes: Vec<NodeFact>,
+    /// All BGP peers.
+    #[serde(default)]
+    pub peers: Vec<PeerFact>,
     /// What was refused.
     pub refused: Vec<RefusedDocument>,
     /// The first full reading is done. Nothing is removed before that.

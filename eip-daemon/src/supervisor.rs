@@ -1,8 +1,8 @@
 //! Owns every task of the agent: names it, notices its end, stops all of them in order.
 //!
 //! ```text
-//!  source ──Facts──> reconciler ──Report──> control socket, http, pulse
-//!    1                   2                    3        3      3
+//!  source ──Facts──> bgp <──Announcements── reconciler ──Report──> control socket, http, pulse
+//!    1                2                         3                     4        4      4
 //! ```
 //!
 //! Stopping goes from right to left: nobody is answered from state nobody keeps any more, and the
@@ -58,6 +58,7 @@ impl fmt::Display for Ending {
 struct Task {
     name: &'static str,
     stop: watch::Sender<bool>,
+    patience: Duration,
     handle: JoinHandle<Ending>,
 }
 
@@ -74,6 +75,19 @@ impl Supervisor {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Error + 'static,
     {
+        self.start_patiently(name, STOP_TIMEOUT, task);
+    }
+
+    /// As [`Supervisor::start`], for a task that may take `patience` to end.
+    pub fn start_patiently<F, E>(
+        &mut self,
+        name: &'static str,
+        patience: Duration,
+        task: impl FnOnce(watch::Receiver<bool>) -> F,
+    ) where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Error + 'static,
+    {
         let (stop, stopped) = watch::channel(false);
         let task = task(stopped);
         let handle = tokio::spawn(async move {
@@ -82,7 +96,12 @@ impl Supervisor {
                 Err(error) => Ending::Failed(chain(&error)),
             }
         });
-        self.tasks.push(Task { name, stop, handle });
+        self.tasks.push(Task {
+            name,
+            stop,
+            patience,
+            handle,
+        });
     }
 
     /// Takes over a task that runs already and may be aborted at any point.
@@ -95,7 +114,12 @@ impl Supervisor {
                 _ = stopped.wait_for(|stop| *stop) => Ending::Returned,
             }
         });
-        self.tasks.push(Task { name, stop, handle });
+        self.tasks.push(Task {
+            name,
+            stop,
+            patience: STOP_TIMEOUT,
+            handle,
+        });
     }
 
     /// Runs until `shutdown` is ready or a task ends, then stops what still runs.
@@ -129,11 +153,12 @@ impl Supervisor {
         while let Some(Task {
             name,
             stop,
+            patience,
             mut handle,
         }) = self.tasks.pop()
         {
             stop.send_replace(true);
-            match timeout(STOP_TIMEOUT, &mut handle).await {
+            match timeout(patience, &mut handle).await {
                 Ok(Ok(Ending::Returned)) => debug!(task = name, "task stopped"),
                 Ok(ended) => {
                     let how = ended.unwrap_or_else(panicked);

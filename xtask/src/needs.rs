@@ -113,6 +113,9 @@ const NAMESPACES: &[User] = &[
 /// Who runs routers.
 const ROUTING: &[User] = &[User::TestInterop];
 
+/// Who puts a router beside the agent as well.
+const ROUTERS: &[User] = &[User::TestInterop, User::TestE2e];
+
 /// Who runs the programs that people test a network with.
 const TALKING: &[User] = &[User::TestOracle];
 /// Who boots a VM.
@@ -334,7 +337,7 @@ pub(crate) static NEEDS: &[Need] = &[
     },
     Need {
         name: "BIRD 2",
-        users: ROUTING,
+        users: ROUTERS,
         look: || program("bird"),
         cure: Cure::Daemon {
             package: "bird2",
@@ -343,7 +346,7 @@ pub(crate) static NEEDS: &[Need] = &[
     },
     Need {
         name: "FRR",
-        users: ROUTING,
+        users: ROUTERS,
         look: || file("/usr/lib/frr/bgpd"),
         cure: Cure::Daemon {
             package: "frr",

@@ -51,7 +51,7 @@ fn resolve(found: &Discovered, flags: &[&str]) -> Result<(NodeConfig, AgentOptio
     let Command::Agent(args) = Cli::parse_from(line).command else {
         panic!("not the agent")
     };
-    resolve_agent(&args.node, &args.process, found)
+    resolve_agent(&args, found)
 }
 
 const GOOD: [&str; 3] = [
@@ -275,4 +275,52 @@ fn empty_variables_of_a_manifest_mean_not_set() {
     let (config, _) = good(&flags);
     assert_eq!(config.settings.node_name, "node-a");
     assert_eq!(config.settings.uplinks, ["eth0"]);
+}
+
+#[test]
+fn bgp_is_asked_for_by_few_flags() {
+    let bgp = good(&[]).1.bgp;
+    assert_eq!((bgp.local_as, bgp.node_name.as_str()), (None, "node-a"));
+    assert_eq!(
+        bgp.router_id,
+        Some([192, 0, 2, 9].into()),
+        "an uplink's own address"
+    );
+    assert_eq!(bgp.restart_time.as_secs(), 120);
+    assert!(bgp.listen.is_empty());
+    let bgp = good(&[
+        "--bgp-local-as=4200000000",
+        "--bgp-router-id=10.0.0.1",
+        "--bgp-listen=192.0.2.9,[2001:db8::9]:1790",
+        "--bgp-restart-time=30s",
+    ])
+    .1
+    .bgp;
+    assert_eq!(
+        (bgp.local_as, bgp.router_id),
+        (Some(4_200_000_000), Some([10, 0, 0, 1].into()))
+    );
+    let listen: Vec<String> = bgp.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["192.0.2.9:179", "[2001:db8::9]:1790"]);
+}
+
+#[test]
+fn every_bad_bgp_flag_is_named() {
+    let text = problems(&[
+        "--bgp-local-as=23456",
+        "--bgp-router-id=0.0.0.0",
+        "--bgp-listen=tor,also",
+        "--bgp-restart-time=4096s",
+        "--state-dir=relative",
+    ]);
+    for flag in [
+        "--bgp-local-as: 23456 is a reserved AS",
+        "--bgp-router-id: \"0.0.0.0\" is no router id",
+        "--bgp-listen: \"tor\" is no address",
+        "--bgp-listen: \"also\" is no address",
+        "--bgp-restart-time: \"4096s\" does not work",
+        "--state-dir: relative is a relative path",
+    ] {
+        assert!(text.contains(flag), "{flag} in\n{text}");
+    }
 }

@@ -1,7 +1,7 @@
 //! One function per kind of value: text in, value or "what is wrong and what would be right" out.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -95,6 +95,27 @@ pub(super) fn without_networks(flag: &str) -> &'static str {
         "--eip-cidr" => "none given: every binding is refused until one is",
         _ => "none given: VMs with an elastic IP reach pods, services and nodes with it, too",
     }
+}
+
+/// RFC 7607 and RFC 6793: 0 and 23456 are nobody's.
+pub(super) fn asn(asn: u32) -> Result<u32, String> {
+    match asn {
+        0 | 23456 => Err(format!("{asn} is a reserved AS: name your own")),
+        _ => Ok(asn),
+    }
+}
+
+pub(super) fn router_id(text: &str) -> Result<Ipv4Addr, String> {
+    let id: Option<Ipv4Addr> = text.parse().ok();
+    id.filter(|id| !id.is_unspecified())
+        .ok_or_else(|| format!("{text:?} is no router id: write an IPv4 address"))
+}
+
+/// Twelve bits of seconds (RFC 4724 §3).
+pub(super) fn restart_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text.trim());
+    let time = time.filter(|time| time.subsec_nanos() == 0 && time.as_secs() <= 4095);
+    time.ok_or_else(|| format!("{text:?} does not work: write whole seconds up to 4095s"))
 }
 
 pub(super) fn route_table(table: u32) -> Result<u32, String> {

@@ -9,6 +9,13 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+mod bgp;
+
+pub use bgp::{
+    BgpBfd, BgpDrain, BgpError, BgpFamily, BgpListener, BgpPeer, BgpRefusal, BgpRoute,
+    BgpRoutePeer, BgpRoutes, BgpStatus, DrainBody,
+};
+
 use crate::model::{Announce, DeliveryChoice, Lane};
 
 /// How far a binding is.
@@ -102,6 +109,9 @@ pub struct Binding {
     /// Other objects that ask for the same EIP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub contenders: Vec<String>,
+    /// What BGP peers know of it; only when one binding is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bgp: Option<BgpRoute>,
     /// Packets and bytes so far; only when one binding is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
@@ -350,6 +360,25 @@ pub struct Status {
     pub notices: Vec<String>,
     /// How full the maps are.
     pub maps: Vec<MapFill>,
+    /// BGP sessions, in short.
+    #[serde(default)]
+    pub bgp: BgpSummary,
+}
+
+/// BGP sessions, in short.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BgpSummary {
+    /// Peers in force.
+    pub peers: usize,
+    /// Of them, with a session.
+    pub established: usize,
+    /// Peers that are refused.
+    pub refused: usize,
+    /// The node is drained.
+    pub drained: bool,
+    /// Why BGP does not run although there are peers.
+    pub problem: Option<String>,
 }
 
 /// What a look at one link of the chain came to.

@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::{
     DEFAULT_SOCKET,
     api::{
-        BindAnswer, BindBody, Binding, BindingList, BindingPhase, ExplainAnswer, FollowEvent,
-        NetList, ReasonList, Status, TraceAnswer, TraceBody, UnbindAnswer,
+        BgpRoutes, BgpStatus, BindAnswer, BindBody, Binding, BindingList, BindingPhase, DrainBody,
+        ExplainAnswer, FollowEvent, NetList, ReasonList, Status, TraceAnswer, TraceBody,
+        UnbindAnswer,
     },
     client::{Client, ClientError, escape},
     render,
@@ -92,8 +93,34 @@ pub enum Verb {
     Drops(DropsArgs),
     /// List the prefixes the node knows: internal networks and EIP ranges
     Nets,
+    /// Show BGP: the speaker, its peers and what they have
+    Bgp {
+        /// Only this
+        view: Option<BgpView>,
+    },
+    /// Take this node out of service for the network: mark all BGP routes as leaving, then withdraw
+    /// them. Lasts over restarts until `undrain`
+    Drain {
+        /// Seconds between marking and withdrawing
+        #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
+        grace: u64,
+        /// Wait until every peer has been told
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Announce again after `drain`
+    Undrain,
     /// Print the agent's whole state as JSON
     Dump,
+}
+
+/// What `eipctl bgp` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BgpView {
+    /// Every peer with its session.
+    Peers,
+    /// Every elastic IP and who has it.
+    Routes,
 }
 
 /// Arguments of `eipctl bind`.
@@ -286,6 +313,12 @@ pub async fn run(cli: Cli) -> Result<Answer, ClientError> {
             let list: NetList = client.get("/v1/nets").await?;
             Ok(show(cli.output, &list, |list| render::nets(&list.nets)).into())
         }
+        Verb::Bgp { view } => bgp(&client, cli.output, view).await,
+        Verb::Drain { grace, wait } => drain(&client, cli.output, grace, wait).await,
+        Verb::Undrain => {
+            let status: BgpStatus = client.delete("/v1/drain").await?;
+            Ok(show(cli.output, &status, |_| "no longer drained\n".to_owned()).into())
+        }
         Verb::Dump => {
             let dump: serde_json::Value = client.get("/v1/dump").await?;
             Ok(json(&dump).into())
@@ -366,6 +399,59 @@ async fn status(client: &Client, output: Output, check: bool) -> Result<Answer, 
         error: format!("{} is not in sync", status.node),
         cause: status.not_ready.or(status.round_error),
         hint: None,
+    });
+    Ok(Answer { text, complaint })
+}
+
+async fn bgp(
+    client: &Client,
+    output: Output,
+    view: Option<BgpView>,
+) -> Result<Answer, ClientError> {
+    if view == Some(BgpView::Routes) {
+        let routes: BgpRoutes = client.get("/v1/bgp/routes").await?;
+        return Ok(show(output, &routes, |list| render::bgp::routes(&list.routes)).into());
+    }
+    let status: BgpStatus = client.get("/v1/bgp").await?;
+    let table = match view {
+        Some(BgpView::Peers) => render::bgp::peers,
+        _ => render::bgp::status,
+    };
+    Ok(show(output, &status, table).into())
+}
+
+/// Until a peer that takes nothing is not waited for any longer, after the grace.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(15);
+/// Between two looks.
+const DRAIN_LOOK: Duration = Duration::from_millis(200);
+
+async fn drain(
+    client: &Client,
+    output: Output,
+    grace: u64,
+    wait: bool,
+) -> Result<Answer, ClientError> {
+    let body = DrainBody {
+        grace_seconds: grace,
+    };
+    let mut status: BgpStatus = client.post("/v1/drain", &body, Duration::ZERO).await?;
+    let end = tokio::time::Instant::now() + Duration::from_secs(grace) + DRAIN_PATIENCE;
+    let is_done = |status: &BgpStatus| status.drain.as_ref().is_some_and(|drain| drain.withdrawn);
+    while wait && !is_done(&status) && tokio::time::Instant::now() < end {
+        tokio::time::sleep(DRAIN_LOOK).await;
+        status = client.get("/v1/bgp").await?;
+    }
+    let complaint = (wait && !is_done(&status)).then(|| Complaint {
+        error: "some peer has not been told yet".to_owned(),
+        cause: None,
+        hint: Some("look at `eipctl bgp peers`; the node stays drained".to_owned()),
+    });
+    let text = show(output, &status, |status| {
+        if is_done(status) {
+            "drained: every route is withdrawn\n".to_owned()
+        } else {
+            format!("drained: routes are marked now and withdrawn in {grace} s\n")
+        }
     });
     Ok(Answer { text, complaint })
 }

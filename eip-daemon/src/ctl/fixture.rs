@@ -14,6 +14,7 @@ use super::{
     state::{AgentState, Started},
 };
 use crate::{
+    announce::peering::{BgpAnnouncer, BgpSettings, OnExit},
     config::SourceSpec,
     dataplane::{
         Counters, DataPlaneError, ReasonCount, SlotReasonCount,
@@ -181,7 +182,7 @@ pub(crate) fn report() -> Report {
     let announcement = crate::model::Announcement {
         binding: name("web"),
         by: Announce::Bgp,
-        preferred_until: None,
+        arrived: None,
     };
     let desired = crate::model::Desired {
         nets: nets.into(),
@@ -248,6 +249,8 @@ pub(crate) fn facts() -> Facts {
         .collect();
     Facts {
         nets: Vec::new(),
+        nodes: Vec::new(),
+        peers: Vec::new(),
         bindings,
         vms: vec![vm],
         refused: report().refused,
@@ -444,6 +447,21 @@ pub(crate) fn sighting() -> Sighting {
     }
 }
 
+/// A speaker without peers.
+fn bgp() -> BgpAnnouncer {
+    let settings = BgpSettings {
+        node_name: "node-a".to_owned(),
+        local_as: None,
+        router_id: None,
+        listen: Vec::new(),
+        restart_time: Duration::from_mins(2),
+        annotation_prefix: String::new(),
+        state_directory: "/nonexistent".into(),
+        on_exit: OnExit::Withdraw,
+    };
+    BgpAnnouncer::new(settings, Arc::default()).unwrap()
+}
+
 /// The agent of a node that published `report()` and nothing since.
 pub(crate) fn agent() -> (Arc<AgentState>, watch::Sender<Arc<Report>>) {
     let (sender, reports) = watch::channel(Arc::new(report()));
@@ -459,6 +477,7 @@ pub(crate) fn agent() -> (Arc<AgentState>, watch::Sender<Arc<Report>>) {
         source: SourceSpec::Dir("/etc/kube-eip".into()),
         notices: Vec::new(),
         started: Started::now(),
+        bgp: bgp(),
     };
     (Arc::new(state), sender)
 }

@@ -10,6 +10,7 @@
 //! other object. It owns no task: the supervisor runs it.
 
 pub mod api;
+mod bgp;
 mod binding;
 pub mod client;
 pub mod command;

@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 
+pub(super) mod bgp;
+
 use super::api::{
-    BindAnswer, BindBody, Binding, BindingPhase, ExplainAnswer, Explanation, FollowEvent,
-    LinkState, MapFill, Net, PacketView, ReasonCounter, ReasonList, SampleEvent, Status,
-    TraceAnswer, TraceWay, UnbindAnswer, UplinkStatus,
+    BgpSummary, BindAnswer, BindBody, Binding, BindingPhase, ExplainAnswer, Explanation,
+    FollowEvent, LinkState, MapFill, Net, PacketView, ReasonCounter, ReasonList, SampleEvent,
+    Status, TraceAnswer, TraceWay, UnbindAnswer, UplinkStatus,
 };
 use crate::model::Announce;
 
@@ -108,6 +110,12 @@ pub(super) fn binding(binding: &Binding) -> String {
         "primary",
         if binding.primary { "yes" } else { "no" }.to_owned(),
     ));
+    pairs.extend(
+        binding
+            .bgp
+            .as_ref()
+            .map(|route| ("BGP", bgp::route_line(route))),
+    );
     if let (Some(port), Some(l3)) = (&binding.port, &binding.l3_device) {
         pairs.push(("lane", or_nothing(binding.delivery.map(lane))));
         pairs.extend(binding.policy.clone().map(|policy| ("policy", policy)));
@@ -409,9 +417,34 @@ fn overview(status: &Status) -> Vec<(&'static str, String)> {
     };
     pairs.push(("gateway", gateway));
     pairs.push(("announce", status.announce.name().to_owned()));
+    pairs.extend(bgp_summary(&status.bgp).map(|text| ("BGP", text)));
     pairs.push(("bindings", counts(status)));
     pairs.push(("policy", status.policy.clone()));
     pairs
+}
+
+fn bgp_summary(bgp: &BgpSummary) -> Option<String> {
+    let BgpSummary {
+        peers,
+        established,
+        refused,
+        drained,
+        problem,
+    } = bgp;
+    if let Some(problem) = problem {
+        return Some(problem.clone());
+    }
+    if *peers + *refused == 0 {
+        return None;
+    }
+    let mut text = format!("{established} of {peers} sessions established");
+    if *refused > 0 {
+        let _infallible = write!(text, ", {refused} peers refused");
+    }
+    if *drained {
+        text.push_str(", drained");
+    }
+    Some(text)
 }
 
 fn in_sync(status: &Status) -> String {

@@ -15,10 +15,10 @@ use tokio::{net::UnixListener, sync::watch};
 
 use super::{
     api::{
-        BindAnswer, BindBody, Binding, BindingList, ExplainAnswer, NetList, ReasonCounter,
-        ReasonList, Status, TraceAnswer, TraceBody, UnbindAnswer,
+        BgpRoutes, BgpStatus, BindAnswer, BindBody, Binding, BindingList, ExplainAnswer, NetList,
+        ReasonCounter, ReasonList, Status, TraceAnswer, TraceBody, UnbindAnswer,
     },
-    binding,
+    bgp, binding,
     dump::{Dump, dump},
     error::ApiError,
     explain,
@@ -66,6 +66,9 @@ pub fn router(state: Arc<AgentState>) -> Router {
         .route("/v1/explain/{key}", get(get_explanation))
         .route("/v1/trace", post(post_trace))
         .route("/v1/nets", get(get_nets))
+        .route("/v1/bgp", get(get_bgp))
+        .route("/v1/bgp/routes", get(get_bgp_routes))
+        .route("/v1/drain", post(drain).delete(undrain))
         .route("/v1/dump", get(get_dump))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
@@ -86,6 +89,9 @@ async fn get_binding(State(state): Shared, Path(key): Path<String>) -> Answer<Bi
     let report = state.report();
     let item = lookup::find(&report, &key)?;
     let mut binding = view::binding(&report, item);
+    let mut routes = state.bgp.report().routes.into_iter();
+    let route = routes.find(|route| route.eip == item.fact.eip && route.binding == item.fact.name);
+    binding.bgp = route.as_ref().map(bgp::route);
     if let Some(slot) = item.slot {
         let traffic = read(&state, move |counters| counters.traffic(slot)).await?;
         binding.traffic = Some(view::traffic(traffic));
@@ -181,6 +187,25 @@ async fn post_trace(State(state): Shared, body: Bytes) -> Answer<TraceAnswer> {
         ApiError::new(StatusCode::BAD_REQUEST, "the body is no packet").cause(cause.to_string())
     })?;
     trace::trace(&state, body).await.map(Json)
+}
+
+async fn get_bgp(State(state): Shared) -> Json<BgpStatus> {
+    Json(bgp::status(&state.bgp.report()))
+}
+
+async fn get_bgp_routes(State(state): Shared) -> Json<BgpRoutes> {
+    Json(bgp::routes(&state.bgp.report()))
+}
+
+async fn drain(State(state): Shared, body: Bytes) -> Answer<BgpStatus> {
+    let body = serde_json::from_slice(&body).map_err(|cause| {
+        ApiError::new(StatusCode::BAD_REQUEST, "the body is no drain").cause(cause.to_string())
+    })?;
+    bgp::drain(&state, body).map(Json)
+}
+
+async fn undrain(State(state): Shared) -> Answer<BgpStatus> {
+    bgp::undrain(&state).map(Json)
 }
 
 async fn get_nets(State(state): Shared) -> Json<NetList> {

@@ -9,6 +9,7 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
+    announce::peering::BgpAnnouncer,
     config::SourceSpec,
     ctl::{api::BindingPhase, follow::Followers, view::phase},
     dataplane::{Counters, examine::Examiner, inspect::Inspector},
@@ -38,6 +39,8 @@ pub struct AgentState {
     pub notices: Vec<String>,
     /// Start of the process.
     pub started: Started,
+    /// What announces by BGP.
+    pub bgp: BgpAnnouncer,
 }
 
 impl fmt::Debug for AgentState {
@@ -68,14 +71,7 @@ impl Started {
     /// In RFC 3339, to the second.
     #[must_use]
     pub fn rfc3339(&self) -> String {
-        let seconds = self
-            .wall
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let seconds = i64::try_from(seconds.as_secs()).unwrap_or_default();
-        jiff::Timestamp::from_second(seconds)
-            .unwrap_or_default()
-            .to_string()
+        rfc3339(self.wall)
     }
 
     /// How long ago, whatever happened to the wall clock.
@@ -83,6 +79,17 @@ impl Started {
     pub fn age(&self) -> Duration {
         self.monotonic.elapsed()
     }
+}
+
+/// In RFC 3339, to the second.
+pub(super) fn rfc3339(time: SystemTime) -> String {
+    let seconds = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let seconds = i64::try_from(seconds.as_secs()).unwrap_or_default();
+    jiff::Timestamp::from_second(seconds)
+        .unwrap_or_default()
+        .to_string()
 }
 
 impl AgentState {

@@ -3,7 +3,12 @@
 use eip_common::{abi, reason::Hook};
 
 use super::{api, state::AgentState, state::readiness, view};
-use crate::{dataplane::inspect::Attachment, model::NetworkView, report::Report};
+use crate::{
+    announce::bgp::{SessionSnapshot, State},
+    dataplane::inspect::Attachment,
+    model::NetworkView,
+    report::Report,
+};
 
 pub(super) fn status(state: &AgentState) -> api::Status {
     let report = state.report();
@@ -40,6 +45,20 @@ pub(super) fn status(state: &AgentState) -> api::Status {
         refused_documents: report.refused.iter().map(refused).collect(),
         notices: notices.collect(),
         maps,
+        bgp: bgp(state),
+    }
+}
+
+fn bgp(state: &AgentState) -> api::BgpSummary {
+    let report = state.bgp.report();
+    let sessions = report.peers.iter().map(|peer| &peer.status.session);
+    let is_up = |session: &&SessionSnapshot| session.state == State::Established;
+    api::BgpSummary {
+        peers: report.peers.len(),
+        established: sessions.filter(is_up).count(),
+        refused: report.refused.len(),
+        drained: report.drain.is_some(),
+        problem: report.problem,
     }
 }
 

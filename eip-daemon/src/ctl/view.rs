@@ -89,6 +89,7 @@ pub(super) fn binding(report: &Report, item: &BindingReport) -> api::Binding {
         generation: fact.generation,
         origin: fact.origin.as_ref().map(ToString::to_string),
         contenders: contenders(report, item),
+        bgp: None,
         traffic: None,
         reasons: None,
     }
@@ -142,7 +143,7 @@ fn explain(item: &BindingReport) -> Explanation {
 }
 
 /// The name a unit variant goes by in JSON, which is part of the interface; `Debug` is not.
-fn word(reason: &impl serde::Serialize) -> Option<String> {
+pub(super) fn word(reason: &impl serde::Serialize) -> Option<String> {
     let value = reason.serialize(serde_json::value::Serializer).ok()?;
     value.as_str().map(str::to_owned)
 }

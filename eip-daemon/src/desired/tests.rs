@@ -149,6 +149,8 @@ fn vms() -> Vec<VmFact> {
 fn facts(bindings: Vec<BindingFact>) -> Facts {
     Facts {
         nets: Vec::new(),
+        nodes: Vec::new(),
+        peers: Vec::new(),
         bindings,
         vms: vms(),
         refused: Vec::new(),

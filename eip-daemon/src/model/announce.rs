@@ -70,9 +70,9 @@ pub struct Announcement {
     pub binding: ObjectName,
     /// By which means.
     pub by: Announce,
-    /// Until then this node is to be preferred over another one that announces it too: the VM has
-    /// just come from there.
-    pub preferred_until: Option<SystemTime>,
+    /// When the VM came here from another node, which may still announce it too: for a while this
+    /// node is to be preferred.
+    pub arrived: Option<SystemTime>,
 }
 
 /// The whole set an announcer gets to see.

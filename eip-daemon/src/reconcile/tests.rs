@@ -178,6 +178,8 @@ pub(super) fn binding(name: &str, eip: &str, vm: &str) -> BindingFact {
 pub(super) fn facts(bindings: Vec<BindingFact>, vms: Vec<VmFact>) -> Facts {
     Facts {
         nets: Vec::new(),
+        nodes: Vec::new(),
+        peers: Vec::new(),
         bindings,
         vms,
         refused: Vec::new(),

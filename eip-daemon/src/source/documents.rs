@@ -6,10 +6,13 @@ use std::path::Path;
 use serde_yaml_ng::Value;
 
 use super::objects::{
-    BINDING_API, BINDING_KIND, BINDING_SPEC, EipBinding, Metadata, NODE_API, NODE_KIND, Node,
-    SERVICE_CIDR_APIS, SERVICE_CIDR_KIND, ServiceCidr, VM_APIS, VM_KIND, VirtualMachineInstance,
+    BINDING_API, BINDING_KIND, BINDING_SPEC, BgpPeer, EipBinding, Metadata, NODE_API, NODE_KIND,
+    Node, PEER_API, PEER_KIND, PEER_SPEC, SERVICE_CIDR_APIS, SERVICE_CIDR_KIND, ServiceCidr,
+    VM_APIS, VM_KIND, VirtualMachineInstance,
 };
-use crate::model::{BindingFact, NetFact, ObjectName, Origin, RefusedDocument, VmFact};
+use crate::model::{
+    BindingFact, NetFact, NodeFact, ObjectName, Origin, PeerFact, RefusedDocument, VmFact,
+};
 
 mod hint;
 mod text;
@@ -27,10 +30,12 @@ pub(super) enum Object {
     Binding(BindingFact),
     /// A `VirtualMachineInstance`.
     Vm(VmFact),
-    /// A `Node`, for its pod networks.
-    Node(NetFact),
+    /// A `Node`, for its pod networks and its peers.
+    Node(NetFact, NodeFact),
     /// A `ServiceCIDR`.
     ServiceCidr(NetFact),
+    /// A `BgpPeer`.
+    Peer(Box<PeerFact>),
 }
 
 /// What makes two documents the same object.
@@ -41,8 +46,9 @@ impl Object {
         match self {
             Self::Binding(fact) => (BINDING_KIND, fact.name.clone()),
             Self::Vm(fact) => (VM_KIND, fact.name.clone()),
-            Self::Node(fact) => (NODE_KIND, fact.name.clone()),
+            Self::Node(fact, _) => (NODE_KIND, fact.name.clone()),
             Self::ServiceCidr(fact) => (SERVICE_CIDR_KIND, fact.name.clone()),
+            Self::Peer(fact) => (PEER_KIND, fact.name.clone()),
         }
     }
 
@@ -50,7 +56,8 @@ impl Object {
         match self {
             Self::Binding(fact) => fact.origin.as_ref(),
             Self::Vm(fact) => fact.origin.as_ref(),
-            Self::Node(fact) | Self::ServiceCidr(fact) => fact.origin.as_ref(),
+            Self::Node(fact, _) | Self::ServiceCidr(fact) => fact.origin.as_ref(),
+            Self::Peer(fact) => fact.origin.as_ref(),
         }
     }
 }
@@ -71,7 +78,7 @@ struct Kind {
     read: fn(&Source<'_>, Value, Origin) -> Result<Object, Problem>,
 }
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     Kind {
         name: BINDING_KIND,
         apis: &[BINDING_API],
@@ -96,7 +103,17 @@ const KINDS: [Kind; 4] = [
         spec: None,
         read: |source, value, origin| {
             let node: Node = source.typed(value)?;
-            Ok(Object::Node(node.into_fact(Some(origin))?))
+            let fact = node.node_fact();
+            Ok(Object::Node(node.into_fact(Some(origin))?, fact))
+        },
+    },
+    Kind {
+        name: PEER_KIND,
+        apis: &[PEER_API],
+        spec: Some(&PEER_SPEC),
+        read: |source, value, origin| {
+            let peer: BgpPeer = source.typed(value)?;
+            Ok(Object::Peer(Box::new(peer.into_fact(Some(origin))?)))
         },
     },
     Kind {

@@ -178,7 +178,11 @@ fn find(directory: &Path, name: &ObjectName) -> Result<Option<BindingFact>, Loca
         for object in documents::read(&path, &text).objects {
             match object {
                 Object::Binding(fact) if fact.name == *name => return Ok(Some(fact)),
-                Object::Binding(_) | Object::Vm(_) | Object::Node(_) | Object::ServiceCidr(_) => {}
+                Object::Binding(_)
+                | Object::Vm(_)
+                | Object::Node(..)
+                | Object::ServiceCidr(_)
+                | Object::Peer(_) => {}
             }
         }
     }

@@ -4,7 +4,7 @@
 //! The types here accept whatever else an object carries; `documents` points out unknown
 //! fields of `spec` to people, whose typing error they are.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -15,12 +15,18 @@ use serde::{
 
 use crate::model::{Announce, BindingFact, DeliveryChoice, ObjectName, Origin};
 
+mod bgp;
+mod community;
 mod crd;
 mod nets;
 mod pod;
 mod status;
 mod vm;
 
+pub use bgp::{
+    BfdSpec, BgpPeer, BgpPeerSpec, MarksSpec, MatchSpec, NextHopSpec, NumberOrWord, PEER_API,
+    PEER_KIND, PEER_SPEC, PreferredSpec, RuleSpec,
+};
 pub use crd::{definitions, definitions_as_yaml};
 pub use nets::{NODE_API, NODE_KIND, Node, SERVICE_CIDR_APIS, SERVICE_CIDR_KIND, ServiceCidr};
 pub use pod::{PodAddress, PodSpec, PodStatus};
@@ -104,6 +110,12 @@ pub struct Metadata {
     /// RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub creation_timestamp: Option<String>,
+    /// Labels.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
     /// RFC 3339; set while the object is on its way out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<String>,

@@ -167,6 +167,7 @@ impl Shelf {
         }
         facts.bindings.sort_by(|a, b| a.name.cmp(&b.name));
         facts.vms.sort_by(|a, b| a.name.cmp(&b.name));
+        facts.peers.sort_by(|a, b| a.name.cmp(&b.name));
         facts
     }
 }
@@ -300,7 +301,12 @@ fn add(facts: &mut Facts, object: &Object) {
     match object {
         Object::Binding(fact) => facts.bindings.push(fact.clone()),
         Object::Vm(fact) => facts.vms.push(fact.clone()),
-        Object::Node(fact) | Object::ServiceCidr(fact) => facts.nets.push(fact.clone()),
+        Object::Node(fact, node) => {
+            facts.nets.push(fact.clone());
+            facts.nodes.push(node.clone());
+        }
+        Object::ServiceCidr(fact) => facts.nets.push(fact.clone()),
+        Object::Peer(fact) => facts.peers.push((**fact).clone()),
     }
 }
 

@@ -56,6 +56,7 @@ impl Agent {
             source: SourceSpec::Dir(objects),
             notices: Vec::new(),
             started: canned.started,
+            bgp: canned.bgp.clone(),
         };
         Self::serve(dir, Arc::new(state), None)
     }

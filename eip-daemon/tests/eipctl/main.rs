@@ -13,4 +13,4 @@ mod fixture;
 mod verbs;
 
 #[cfg(test)]
-use eip_daemon::{config, ctl::follow, ctl::state, dataplane, model, report};
+use eip_daemon::{announce, config, ctl::follow, ctl::state, dataplane, model, report};

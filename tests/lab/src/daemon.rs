@@ -385,6 +385,8 @@ impl Daemon {
             .arg(&home.bpffs.path)
             .arg("--socket")
             .arg(self.socket())
+            .arg("--state-dir")
+            .arg(home.dir.join("state"))
             .args(["--log-level", "info,eip_daemon=debug"])
             .args(&options.more);
         command

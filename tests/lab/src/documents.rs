@@ -91,6 +91,16 @@ fn binding_file(name: &str) -> String {
     format!("eipb-{name}.yaml")
 }
 
+/// A `BgpPeer` at the lab's router; `more` is added to its spec, indented by two.
+#[must_use]
+pub fn peer(name: &str, more: &str) -> String {
+    let (address, asn) = (plan::ROUTER_UPLINK.v4, crate::bird::ROUTER_AS);
+    format!(
+        "apiVersion: virteip.github.com/v1\nkind: BgpPeer\nmetadata:\n  name: {name}\n\
+         spec:\n  peerAddress: {address}\n  peerAs: {asn}\n  holdTimeSeconds: 9\n{more}"
+    )
+}
+
 /// An `EipBinding`; `more` is added to its spec, indented by two.
 #[must_use]
 pub fn binding(name: &str, eip: impl Into<IpAddr>, vm: &str, more: &str) -> String {

@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 pub mod binaries;
+pub mod bird;
 pub mod command;
 pub mod daemon;
 pub mod demo;

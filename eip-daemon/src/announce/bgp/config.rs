@@ -237,6 +237,11 @@ impl Default for SessionSettings {
 /// What is said about every route to this peer. A change is announced, the session stays.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExportPolicy {
+    /// Name of the table the peer gets, of those given to [`Speaker::set_tables`]; the common one
+    /// without a name, and where there is no table of that name.
+    ///
+    /// [`Speaker::set_tables`]: super::Speaker::set_tables
+    pub table: Option<String>,
     /// Added to those of the route.
     pub communities: Communities,
     /// For routes without one.

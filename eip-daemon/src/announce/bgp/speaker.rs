@@ -76,14 +76,35 @@ impl Speaker {
     /// Replaces the desired set. A set that is not complete is announced, but nothing is claimed
     /// to be missing from it. Returns the number under which [`PeerStatus`] reports it settled.
     pub fn set_routes(&self, routes: impl IntoIterator<Item = Route>, is_complete: bool) -> u64 {
-        let mut table = RouteTable::new(routes, is_complete);
+        self.set_tables(routes, BTreeMap::new(), is_complete)
+    }
+
+    /// As [`Speaker::set_routes`], with tables of their own for some peers: those whose
+    /// [`ExportPolicy::table`] names one.
+    ///
+    /// [`ExportPolicy::table`]: super::ExportPolicy::table
+    pub fn set_tables(
+        &self,
+        common: impl IntoIterator<Item = Route>,
+        named: BTreeMap<String, Vec<Route>>,
+        is_complete: bool,
+    ) -> u64 {
+        let mut common = RouteTable::new(common, is_complete);
+        let mut named: BTreeMap<String, RouteTable> = named
+            .into_iter()
+            .map(|(name, routes)| (name, RouteTable::new(routes, is_complete)))
+            .collect();
         let mut generation = 0;
         self.intent.send_modify(|intent| {
             generation = intent.table.generation + 1;
-            table.generation = generation;
             // Once complete, always complete: later sets only differ.
-            table.is_complete |= intent.table.is_complete;
-            std::mem::swap(&mut intent.table, &mut table);
+            let was_complete = intent.table.is_complete;
+            for table in named.values_mut().chain([&mut common]) {
+                table.generation = generation;
+                table.is_complete |= was_complete;
+            }
+            intent.table = common;
+            intent.tables = Arc::new(named);
         });
         generation
     }

@@ -3,6 +3,8 @@
 use super::*;
 use crate::model::{Announce, DeliveryChoice, VmInterface, VmPhase};
 
+mod peers;
+
 fn read_yaml(text: &str) -> Reading {
     read(Path::new("some.yaml"), text)
 }
@@ -346,14 +348,15 @@ fn a_document_that_is_no_object_of_ours_is_told_what_would_be() {
             "apiVersion: v1\nkind: ConfigMap\n".to_owned(),
             "line 2: kind \"ConfigMap\" is not known here: known are EipBinding (virteip.github.com/v1), \
              VirtualMachineInstance (kubevirt.io/v1, kubevirt.io/v1alpha3), Node (v1), \
-             ServiceCIDR (networking.k8s.io/v1, networking.k8s.io/v1beta1)",
+             BgpPeer (virteip.github.com/v1), ServiceCIDR (networking.k8s.io/v1, networking.k8s.io/v1beta1)",
         ),
         (
             "nearly a kind",
             "apiVersion: virteip.github.com/v1\nkind: EIPBinding\n".to_owned(),
             "line 2: kind \"EIPBinding\" is not known here (did you mean \"EipBinding\"?): known \
              are EipBinding (virteip.github.com/v1), VirtualMachineInstance (kubevirt.io/v1, \
-             kubevirt.io/v1alpha3), Node (v1), ServiceCIDR (networking.k8s.io/v1, \
+             kubevirt.io/v1alpha3), Node (v1), BgpPeer (virteip.github.com/v1), \
+             ServiceCIDR (networking.k8s.io/v1, \
              networking.k8s.io/v1beta1)",
         ),
         (
@@ -367,7 +370,7 @@ fn a_document_that_is_no_object_of_ours_is_told_what_would_be() {
             "just a sentence\n".to_owned(),
             "line 1: kind is missing: one of EipBinding (virteip.github.com/v1), \
              VirtualMachineInstance (kubevirt.io/v1, kubevirt.io/v1alpha3), Node (v1), \
-             ServiceCIDR (networking.k8s.io/v1, networking.k8s.io/v1beta1)",
+             BgpPeer (virteip.github.com/v1), ServiceCIDR (networking.k8s.io/v1, networking.k8s.io/v1beta1)",
         ),
         (
             "syntax",
@@ -494,7 +497,7 @@ fn nodes_and_service_ranges_say_what_is_internal() {
         .objects
         .iter()
         .map(|object| match object {
-            Object::Node(fact) | Object::ServiceCidr(fact) => {
+            Object::Node(fact, _) | Object::ServiceCidr(fact) => {
                 fact.nets.iter().map(ToString::to_string).collect()
             }
             other => panic!("{other:?}"),

@@ -350,6 +350,8 @@ fn metadata(metadata: &ObjectMeta) -> Metadata {
             .creation_timestamp
             .as_ref()
             .map(|time| time.0.to_string()),
+        labels: metadata.labels.clone().unwrap_or_default(),
+        annotations: metadata.annotations.clone().unwrap_or_default(),
         deletion_timestamp: metadata
             .deletion_timestamp
             .as_ref()

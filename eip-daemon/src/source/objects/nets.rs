@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Metadata, ObjectError};
-use crate::model::{NetFact, Origin};
+use crate::model::{NetFact, NodeFact, Origin, Secret};
 
 /// Kind of a node.
 pub const NODE_KIND: &str = "Node";
@@ -38,7 +38,21 @@ pub struct NodeSpec {
 }
 
 impl Node {
-    /// What it says.
+    /// What it says beside its networks. Other annotations are nobody's business here.
+    #[must_use]
+    pub fn node_fact(&self) -> NodeFact {
+        let annotations = self.metadata.annotations.iter();
+        let ours = annotations.filter(|(key, _)| key.contains("/bgp-peers-"));
+        NodeFact {
+            name: self.metadata.name.clone().unwrap_or_default(),
+            labels: self.metadata.labels.clone(),
+            annotations: ours
+                .map(|(key, value)| (key.clone(), Secret(value.clone())))
+                .collect(),
+        }
+    }
+
+    /// Its networks.
     ///
     /// # Errors
     /// A bad name, or a network that is none.

@@ -9,6 +9,7 @@
 mod support;
 
 mod addresses;
+mod bgp;
 mod documents;
 mod explain;
 mod ground;

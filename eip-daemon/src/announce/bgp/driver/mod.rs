@@ -67,9 +67,20 @@ const INCOMING_PER_PEER: usize = 2;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Intent {
     pub(super) table: RouteTable,
+    /// Tables of peers that do not get the common one; of the same generation.
+    pub(super) tables: Arc<BTreeMap<String, RouteTable>>,
     pub(super) peers: Arc<Peers>,
     pub(super) drain: Option<Drain>,
     pub(super) exit: Option<Exit>,
+}
+
+impl Intent {
+    /// The table of one peer.
+    pub(super) fn table_of(&self, peer: &PeerConfig) -> &RouteTable {
+        let name = peer.export.table.as_ref();
+        name.and_then(|name| self.tables.get(name))
+            .unwrap_or(&self.table)
+    }
 }
 
 /// The node is being left.

@@ -79,7 +79,7 @@ impl PeerTask {
         start_by: Instant,
         bfd: Service,
     ) -> Self {
-        let table = intent.borrow().table.clone();
+        let table = intent.borrow().table_of(&config).clone();
         let session = Session::new(identity.clone(), config.clone(), table, seed(&config.name));
         Self {
             identity,
@@ -178,14 +178,28 @@ impl PeerTask {
                 self.step(Input::Dialled(endpoints));
             }
             Err(error) => {
-                let text = error.to_string();
-                if self.transport_error.as_ref() != Some(&text) {
-                    warn!(error = %text, "cannot connect");
-                    self.transport_error = Some(text);
-                }
+                self.note_unreachable(error.to_string());
                 self.step(Input::DialFailed);
             }
         }
+    }
+
+    /// The same fault is told once.
+    fn note_unreachable(&mut self, text: String) {
+        if self.transport_error.as_ref() != Some(&text) {
+            warn!(error = %text, "cannot connect");
+            self.transport_error = Some(text);
+        }
+    }
+
+    /// A segment with a wrong key is dropped without an answer (RFC 2385 §2).
+    fn unanswered(&self) -> String {
+        let seconds = self.config.session.connect_timeout.as_secs();
+        let hint = match self.config.transport.password {
+            Some(_) => "; the password may not be the peer's",
+            None => "; the peer may want a password, or not know this address",
+        };
+        format!("no answer within {seconds} s{hint}")
     }
 
     fn is_internal(&self) -> bool {
@@ -210,7 +224,14 @@ impl PeerTask {
         // What has already arrived counts before any timer does.
         self.read(Origin::Dialled);
         self.read(Origin::Accepted);
-        self.step(Input::Timer);
+        let outputs = self.session.process(Input::Timer, Instant::now());
+        if outputs
+            .iter()
+            .any(|output| matches!(output, Output::CancelDial))
+        {
+            self.note_unreachable(self.unanswered());
+        }
+        self.carry_out(outputs);
     }
 
     /// Hands over all messages that are there, up to a turn's worth.

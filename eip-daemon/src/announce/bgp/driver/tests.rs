@@ -449,3 +449,41 @@ async fn an_address_that_is_taken_is_reported_and_the_rest_works() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_peer_with_a_table_of_its_own_gets_that_one() {
+    let [left, right] = pair(12, [None, None]);
+    right.set_routes([], true);
+    let named = [("few".to_owned(), routes(3).collect())].into();
+    left.set_tables(routes(5), named, true);
+    let arrived = |count: u64| {
+        let status = right.status();
+        let peers = status.peers.iter();
+        peers
+            .map(|p| p.session.counters.prefixes_received)
+            .sum::<u64>()
+            == count
+    };
+    until("the common table", || arrived(5)).await;
+    let mut few = peer(host(12, 2), host(12, 1), 65001, 0);
+    few.transport.port = match left.status().listeners.first() {
+        Some(listener) => listener.address.port(),
+        None => 0,
+    };
+    few.export.table = Some("few".to_owned());
+    assert_eq!(left.set_peers([few]), []);
+    until("two of them are taken back, the session stays", || {
+        let status = left.status();
+        let session = &status.peers[0].session;
+        let advertised = matches!(
+            session.ipv4,
+            Some(FamilySnapshot::Announced {
+                advertised: 3,
+                pending: 0
+            })
+        );
+        advertised && session.counters.lost == 0
+    })
+    .await;
+    left.shutdown(Exit::Keep).await;
+}

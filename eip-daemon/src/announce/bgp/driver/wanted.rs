@@ -41,7 +41,7 @@ impl PeerTask {
         };
         let is_complete = intent.table.is_complete;
         self.reconfigure(config);
-        self.session.set_table(intent.table);
+        self.session.set_table(intent.table_of(config).clone());
         self.session.set_serving(serving);
         if !self.is_started && (is_complete || Instant::now() >= self.start_by) {
             self.is_started = true;
@@ -70,7 +70,7 @@ impl PeerTask {
             "",
             RouteFate::Kept,
         )));
-        let table = self.intent.borrow().table.clone();
+        let table = self.intent.borrow().table_of(config).clone();
         let seed = seed(&config.name);
         let session = Session::new(self.identity.clone(), config.clone(), table, seed);
         self.session = if self.is_started {

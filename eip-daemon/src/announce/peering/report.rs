@@ -1,0 +1,241 @@
+//! What can be seen of announcing by BGP.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::SystemTime,
+};
+
+use super::{
+    BgpSettings, State,
+    resolve::Peer,
+    tables::{self, Verdict},
+};
+use crate::{
+    announce::bgp::{
+        Family, FamilySnapshot, ListenerStatus, PeerStatus, Silence, Speaker, SpeakerStatus,
+        State as SessionState,
+    },
+    model::{Announcement, ObjectName, PeerAsn},
+};
+
+/// Announcing by BGP at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BgpReport {
+    /// The node's AS, when it has one.
+    pub local_as: Option<u32>,
+    /// BGP identifier.
+    pub router_id: Option<Ipv4Addr>,
+    /// Listening sockets.
+    pub listeners: Vec<ListenerStatus>,
+    /// Set while the node is drained.
+    pub drain: Option<DrainReport>,
+    /// Why BGP does not run although there are peers.
+    pub problem: Option<String>,
+    /// Peers in force, by name.
+    pub peers: Vec<PeerReport>,
+    /// Peers that are not, or not as they are written.
+    pub refused: Vec<Refusal>,
+    /// Every EIP that is programmed and what became of it, by address.
+    pub routes: Vec<RouteReport>,
+}
+
+/// The node is being left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainReport {
+    /// Since when.
+    pub since: SystemTime,
+    /// Routes are marked until then, and withdrawn after.
+    pub withdraw_at: SystemTime,
+}
+
+/// A peer that is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its name.
+    pub peer: String,
+    /// Where it was read.
+    pub origin: Option<String>,
+    /// What is wrong, with the field.
+    pub problem: String,
+}
+
+/// A peer in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerReport {
+    /// Where it was read; `None` for annotations.
+    pub origin: Option<String>,
+    /// The AS that is asked of it.
+    pub asked_as: PeerAsn,
+    /// Our AS toward it.
+    pub local_as: Option<u32>,
+    /// The session.
+    pub status: PeerStatus,
+}
+
+/// An EIP toward every peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteReport {
+    /// The EIP.
+    pub eip: IpAddr,
+    /// Its binding.
+    pub binding: ObjectName,
+    /// By peer, in their order.
+    pub peers: Vec<(String, RouteState)>,
+}
+
+/// How far a route has come toward one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteState {
+    /// The peer has it.
+    Advertised,
+    /// It has, marked as about to leave (RFC 8326).
+    Leaving,
+    /// It has to be sent still.
+    Pending,
+    /// The binding is not announced by BGP.
+    NotByBgp,
+    /// A rule of the peer withholds it; counted from 0.
+    Withheld(usize),
+    /// The node is drained.
+    Drained,
+    /// There is no session.
+    NoSession(SessionState),
+    /// The family is not spoken.
+    NotNegotiated,
+    /// There is no next hop of the family.
+    NoNextHop,
+}
+
+pub(super) fn report(settings: &BgpSettings, state: &State, now: SystemTime) -> BgpReport {
+    let status = state.speaker.as_ref().map(Speaker::status);
+    let drain = state.drain.since().zip(state.drain.withdraw_at());
+    let drain = drain.map(|(since, withdraw_at)| DrainReport { since, withdraw_at });
+    let peers = status
+        .as_ref()
+        .map(|status| peers(state, status))
+        .unwrap_or_default();
+    let generation = status.as_ref().map_or(0, |status| status.generation);
+    let routes = state
+        .wanted
+        .wanted
+        .iter()
+        .map(|(eip, announcement)| RouteReport {
+            eip: *eip,
+            binding: announcement.binding.clone(),
+            peers: peers
+                .iter()
+                .filter_map(|peer| {
+                    let name = &peer.status.name.0;
+                    let configured = configured(state, name)?;
+                    let look = Look {
+                        eip: *eip,
+                        announcement,
+                        generation,
+                        now,
+                    };
+                    Some((
+                        name.clone(),
+                        route_state(look, configured, &peer.status, drain),
+                    ))
+                })
+                .collect(),
+        });
+    BgpReport {
+        local_as: settings.local_as,
+        router_id: settings.router_id,
+        listeners: status
+            .as_ref()
+            .map(|status| status.listeners.clone())
+            .unwrap_or_default(),
+        drain,
+        problem: state.problem.clone(),
+        refused: state.refused.clone(),
+        routes: routes.collect(),
+        peers,
+    }
+}
+
+/// A peer that dialled from a range is called after it: `RANGE[ADDRESS]`.
+fn configured<'a>(state: &'a State, name: &str) -> Option<&'a Peer> {
+    let object = name.split('[').next().unwrap_or(name);
+    state.peers.get(object)
+}
+
+fn peers(state: &State, status: &SpeakerStatus) -> Vec<PeerReport> {
+    use crate::announce::bgp::PeerAs;
+    let peers = status.peers.iter().filter_map(|status| {
+        let Peer { config, origin, .. } = configured(state, &status.name.0)?;
+        Some(PeerReport {
+            origin: origin.clone(),
+            asked_as: match config.session.peer_as {
+                PeerAs::Number(asn) => PeerAsn::Number(asn),
+                PeerAs::External => PeerAsn::External,
+                PeerAs::Internal => PeerAsn::Internal,
+            },
+            local_as: config.session.local_as,
+            status: status.clone(),
+        })
+    });
+    peers.collect()
+}
+
+/// What is looked for.
+#[derive(Clone, Copy)]
+struct Look<'a> {
+    eip: IpAddr,
+    announcement: &'a Announcement,
+    generation: u64,
+    now: SystemTime,
+}
+
+fn route_state(
+    look: Look<'_>,
+    peer: &Peer,
+    status: &PeerStatus,
+    drain: Option<DrainReport>,
+) -> RouteState {
+    if !look.announcement.by.includes_bgp() {
+        return RouteState::NotByBgp;
+    }
+    let verdict = tables::verdict(look.eip, look.announcement, &peer.export, look.now);
+    if let Verdict::Withheld { rule } = verdict {
+        return RouteState::Withheld(rule);
+    }
+    if drain.is_some_and(|drain| drain.withdraw_at <= look.now) {
+        return RouteState::Drained;
+    }
+    let session = &status.session;
+    if session.state != SessionState::Established {
+        return RouteState::NoSession(session.state);
+    }
+    let family = if look.eip.is_ipv4() {
+        Family::Ipv4
+    } else {
+        Family::Ipv6
+    };
+    let family = match family {
+        Family::Ipv4 => session.ipv4,
+        Family::Ipv6 => session.ipv6,
+    };
+    match family {
+        None
+        | Some(FamilySnapshot::Silent {
+            reason: Silence::NotNegotiated,
+        }) => RouteState::NotNegotiated,
+        Some(FamilySnapshot::Silent {
+            reason: Silence::NoNextHop,
+        }) => RouteState::NoNextHop,
+        Some(FamilySnapshot::Announced { .. }) => {
+            if session
+                .settled_generation
+                .is_none_or(|settled| settled < look.generation)
+            {
+                RouteState::Pending
+            } else if drain.is_some() {
+                RouteState::Leaving
+            } else {
+                RouteState::Advertised
+            }
+        }
+    }
+}

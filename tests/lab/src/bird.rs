@@ -1,0 +1,176 @@
+//! BIRD as the lab's router: what it learns over BGP becomes its kernel's routes, and nothing else
+//! leads to an EIP any more.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+
+use crate::{
+    command,
+    netns::Ns,
+    plan::{self, NODE_UPLINK, ROUTER_UPLINK},
+    wait::wait_until,
+};
+
+/// The router's AS.
+pub const ROUTER_AS: u32 = 64500;
+/// The node's AS.
+pub const NODE_AS: u32 = 64512;
+/// Where Debian has it.
+const PROGRAM: &str = "/usr/sbin/bird";
+/// How long it may take to learn, to forget, to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How it is set up toward the node.
+#[derive(Debug, Clone, Default)]
+pub struct BirdOptions {
+    /// Key of TCP MD5.
+    pub password: Option<&'static str>,
+    /// AS it expects of the node, when it is not [`NODE_AS`].
+    pub expected_as: Option<u32>,
+}
+
+/// A running BIRD; stopped when dropped.
+#[derive(Debug)]
+pub struct Bird {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl Bird {
+    /// Whether it is there.
+    #[must_use]
+    pub fn is_installed() -> bool {
+        Path::new(PROGRAM).exists()
+    }
+
+    /// Starts it in the router's namespace and takes the static routes to the EIPs away.
+    ///
+    /// # Errors
+    /// When it does not start or does not answer.
+    pub fn start(router: &Ns, dir: &Path, options: &BirdOptions) -> anyhow::Result<Self> {
+        fs::create_dir_all(dir)?;
+        for range in [plan::EIP_CIDR, plan::EIP_CIDR6] {
+            router.ip(&format!("route del {range}\n"))?;
+        }
+        let config = dir.join("bird.conf");
+        fs::write(&config, configuration(options)).context("write bird.conf")?;
+        let log = File::create(dir.join("bird.log"))?;
+        let child = router
+            .command(PROGRAM)
+            .arg("-f")
+            .arg("-c")
+            .arg(&config)
+            .arg("-s")
+            .arg(dir.join("bird.ctl"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("start bird")?;
+        let bird = Self {
+            child,
+            dir: dir.to_owned(),
+        };
+        wait_until(PATIENCE, "bird answers", || {
+            bird.ask(&["show", "status"]).is_ok()
+        })
+        .with_context(|| bird.log())?;
+        Ok(bird)
+    }
+
+    /// Asks it with `birdc`.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn ask(&self, words: &[&str]) -> anyhow::Result<String> {
+        let control = self.dir.join("bird.ctl");
+        command::output(Command::new("birdc").arg("-s").arg(control).args(words))
+    }
+
+    /// The prefixes it has learnt from the node, sorted.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn routes(&self) -> anyhow::Result<Vec<String>> {
+        let answer = self.ask(&["show", "route", "protocol", "node"])?;
+        let first = answer
+            .lines()
+            .filter_map(|line| line.split_whitespace().next());
+        let mut routes: Vec<String> = first
+            .filter(|word| word.contains('/'))
+            .map(str::to_owned)
+            .collect();
+        routes.sort();
+        routes.dedup();
+        Ok(routes)
+    }
+
+    /// All it knows about one route.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn describe(&self, prefix: &str) -> anyhow::Result<String> {
+        self.ask(&["show", "route", prefix, "all"])
+    }
+
+    /// Waits until it has learnt these prefixes and no others.
+    ///
+    /// # Errors
+    /// When it has not in time.
+    pub fn wait_routes(&self, expected: &[&str]) -> anyhow::Result<()> {
+        wait_until(PATIENCE, &format!("the router knows {expected:?}"), || {
+            self.routes().is_ok_and(|routes| routes == expected)
+        })
+        .with_context(|| format!("it knows {:?}\n{}", self.routes(), self.log()))
+    }
+
+    /// What it logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("bird.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Bird {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn configuration(options: &BirdOptions) -> String {
+    let expected = options.expected_as.unwrap_or(NODE_AS);
+    let password = options
+        .password
+        .map_or_else(String::new, |key| format!("password \"{key}\";"));
+    let (router, node) = (ROUTER_UPLINK.v4, NODE_UPLINK.v4);
+    format!(
+        "log stderr all;
+debug protocols {{ states, events }};
+router id {router};
+protocol device {{}}
+protocol direct {{ ipv4; ipv6; }}
+protocol kernel {{ ipv4 {{ import none; export where source = RTS_BGP; }}; }}
+protocol kernel {{ ipv6 {{ import none; export where source = RTS_BGP; }}; }}
+filter hosts4 {{ if net.len >= 24 then accept; reject; }}
+filter hosts6 {{ if net.len >= 64 then accept; reject; }}
+protocol bgp node {{
+  local {router} as {ROUTER_AS};
+  neighbor {node} as {expected};
+  passive on;
+  hold time 9;
+  {password}
+  graceful restart aware;
+  ipv4 {{ import filter hosts4; export none; }};
+  ipv6 {{ import filter hosts6; export none; }};
+}}
+"
+    )
+}
