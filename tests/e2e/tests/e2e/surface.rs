@@ -10,6 +10,7 @@ use eip_lab::{
     binaries::Binaries,
     daemon::DaemonOptions,
     demo::{self, DemoOptions, Outcome},
+    firewall::ForwardAccept,
     plan::{self, CLIENT, VM1, VM2, eip},
     traffic::{self, PATIENCE, SILENCE},
     world::WorldOptions,
@@ -163,6 +164,53 @@ fn check_judges_the_node() {
         .unwrap();
     assert!(!output.status.success(), "{output:?}");
     assert!([output.stdout, output.stderr].concat().contains("nothing0"));
+}
+
+#[test]
+fn check_reads_whether_the_forward_chain_drops_the_stack_lane() {
+    for (forward_accept, is_good) in [
+        (ForwardAccept::Missing, false),
+        (ForwardAccept::Present, true),
+    ] {
+        let world = WorldOptions {
+            forward_accept,
+            ..WorldOptions::default()
+        };
+        let Some(stage) = Stage::empty(world, DaemonOptions::default()) else {
+            return;
+        };
+        let bpffs = stage.daemon.bpffs().display().to_string();
+        let line = [
+            "check",
+            "--uplink",
+            "up0",
+            "--eip-cidr",
+            plan::EIP_CIDR,
+            "--bpffs",
+            &bpffs,
+        ];
+        let output = stage
+            .daemon
+            .run_verb(&[&line[..], &["--delivery", "stack"]].concat())
+            .unwrap();
+        assert_eq!(output.status.success(), is_good, "{output:?}");
+        let names = "nft table ip node chain forward drops elastic IPs";
+        let rule = format!(
+            "iptables -I FORWARD -d {} -o <VM device> -j ACCEPT",
+            plan::EIP_CIDR
+        );
+        for text in [names, rule.as_str()] {
+            assert_eq!(
+                output.stdout.contains(text),
+                !is_good,
+                "{text}: {}",
+                output.stdout
+            );
+        }
+        // In the other lanes it does not matter.
+        let output = stage.daemon.run_verb(&line).unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
 }
 
 #[test]
