@@ -1,9 +1,17 @@
 //! The pinned maps: adopted, refused, filled, read back.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
+use aya::maps::{Array, Map, MapData};
+use eip_common::{
+    abi::{Watch, map},
+    reason::{Hook, Reason},
+};
 use eip_daemon::{
-    dataplane::{DataPlane as _, DataPlaneError, DataPlaneOptions, KernelDataPlane, OpenError},
+    dataplane::{
+        DataPlane as _, DataPlaneError, DataPlaneOptions, KernelDataPlane, OpenError,
+        examine::Question, samples::Wanted, trace::TraceAction,
+    },
     model::{Action, BindingState, GatewayState, Lane, NetState, VmState},
 };
 
@@ -426,5 +434,77 @@ fn ten_thousand_entries_are_read_back_quickly() {
             start.elapsed()
         );
         assert_eq!(observed.bindings.len(), 10_000);
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn samples_are_off_until_somebody_wants_them_whatever_an_earlier_process_wanted() {
+    on_a_node(async |world| {
+        let wanted = Wanted {
+            reasons: u64::MAX,
+            hooks: u32::MAX,
+            only: Some((3, 7)),
+            rate: 5,
+        };
+        let first = world.open();
+        let read = || {
+            let data = MapData::from_pin(world.map(map::WATCH)).unwrap();
+            let map = Map::from_map_data(data).unwrap();
+            let map: Array<MapData, Watch> = map.try_into().unwrap();
+            map.get(&0, 0).unwrap()
+        };
+        assert_eq!(read(), Watch::default());
+        let sampler = first.sampler();
+        sampler.want(Some(wanted), Duration::from_mins(1)).unwrap();
+        let Watch {
+            until,
+            slot,
+            port,
+            rate,
+            ..
+        } = read();
+        assert!(until > sampler.clock());
+        assert_eq!((slot, port, rate), (3, 7, 5));
+        assert_eq!(sampler.lost().unwrap(), 0);
+        drop(first);
+        let _second = world.open();
+        assert_eq!(read(), Watch::default());
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_trace_runs_the_code_of_this_process_on_its_maps_and_leaves_nothing() {
+    on_a_node(async |world| {
+        let mut plane = world.open();
+        apply(&mut plane, put("203.0.113.9", "10.0.0.9", 3)).await;
+        // To the EIP, from outside; UDP without checksum.
+        let mut frame = vec![0_u8; 14 + 20 + 8 + 10];
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[14..34].copy_from_slice(&[
+            0x45, 0, 0, 38, 0, 0, 0x40, 0, 64, 17, 0, 0, 198, 51, 100, 7, 203, 0, 113, 9,
+        ]);
+        frame[34..42].copy_from_slice(&[0, 1, 0, 2, 0, 18, 0, 0]);
+        let mut tracer = plane.examiner().tracer().unwrap();
+        let ran = tracer.run(Hook::UplinkTc, 1, &frame).unwrap();
+        assert_eq!(ran.reason, Some(Reason::DeliveredPeer));
+        assert_eq!(ran.action, TraceAction::Redirect);
+        assert_eq!(ran.frame[30..34], [10, 0, 0, 9]);
+        let ran = tracer.run(Hook::UplinkTc, 1, &frame).unwrap();
+        assert_eq!(ran.reason, Some(Reason::DeliveredPeer), "again");
+        assert_eq!(plane.counters().reasons().unwrap(), []);
+        assert_eq!(plane.counters().traffic(3).unwrap().in_packets, 0);
+
+        let ids = plane
+            .examiner()
+            .look(Question::default())
+            .await
+            .unwrap()
+            .programs;
+        for (hook, id) in ids {
+            assert!(tracer.is_same_code(hook, id).unwrap(), "{}", hook.name());
+            assert!(!tracer.is_same_code(hook, 0).unwrap());
+        }
     });
 }
