@@ -18,6 +18,7 @@ mod command;
 mod demo;
 mod doctor;
 mod generate;
+mod image;
 mod lab;
 mod modules;
 mod needs;
@@ -48,6 +49,7 @@ enum Verb {
     Bench(bench::Args),
     Gen(generate::Args),
     Modules(modules::Args),
+    Image(image::Args),
     Ci(ci::Args),
 }
 
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Verb::Lab(args) => lab::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Gen(args) => generate::run(&args),
+        Verb::Image(args) => image::run(&args),
         Verb::Modules(args) => modules::run(&args),
         Verb::Ci(args) => ci::run(&args),
     };
