@@ -19,7 +19,7 @@ use std::{
 };
 
 use super::{
-    api::{ChainLink, ExplainAnswer, Explanation, LinkState},
+    api::{BgpRoute, ChainLink, ExplainAnswer, Explanation, LinkState},
     error::ApiError,
     lookup,
     state::AgentState,
@@ -46,6 +46,8 @@ pub(super) struct Case<'a> {
     pub(super) item: &'a BindingReport,
     pub(super) now: &'a Sighting,
     pub(super) counted: Counted,
+    /// What BGP peers know of it.
+    pub(super) bgp: Option<BgpRoute>,
 }
 
 /// What was counted for the EIP.
@@ -112,6 +114,7 @@ pub(super) async fn explain(state: &AgentState, key: &str) -> Result<ExplainAnsw
             item,
             now: &now,
             counted: counted(state, item).await?,
+            bgp: bgp_route(state, item),
         };
         explanations.push(explanation(&case));
     }
@@ -122,6 +125,12 @@ pub(super) async fn explain(state: &AgentState, key: &str) -> Result<ExplainAnsw
         node: state.settings.node_name.clone(),
         explanations,
     })
+}
+
+fn bgp_route(state: &AgentState, item: &BindingReport) -> Option<BgpRoute> {
+    let mut routes = state.bgp.report().routes.into_iter();
+    let route = routes.find(|route| route.eip == item.fact.eip && route.binding == item.fact.name);
+    route.as_ref().map(super::bgp::route)
 }
 
 async fn counted(state: &AgentState, item: &BindingReport) -> Result<Counted, ApiError> {

@@ -165,16 +165,38 @@ fn by_gateway(case: &Case<'_>, gateway: IpAddr, is_uplink: impl Fn(u32) -> bool)
     }
 }
 
-/// What is asked for. Whether a peer has it is known to who announces, not to the kernel.
+/// What is asked for, and what BGP peers have of it.
 fn announcement(case: &Case<'_>) -> ChainLink {
     let Some(announcement) = case.report.desired.announcements.get(&case.eip()) else {
         let found = "not to be announced: the routers need a route to this node";
         return skipped(ANNOUNCEMENT, found);
     };
     let by = announcement.by.name();
-    let mut link = ok(ANNOUNCEMENT, format!("to be announced by: {by}"));
-    link.notes
-        .push("whether the routers have it is not looked at here: ask them".to_owned());
+    let asked = format!("to be announced by: {by}");
+    let peers = case.bgp.as_ref().map_or(&[][..], |route| &route.peers);
+    if !announcement.by.includes_bgp() || peers.is_empty() {
+        let mut link = ok(ANNOUNCEMENT, asked);
+        if announcement.by.includes_bgp() {
+            let note = "no BGP peer on this node: the routers need a static route".to_owned();
+            link.notes.push(note);
+        }
+        return link;
+    }
+    let told = peers.iter().filter(|peer| peer.advertised).count();
+    let remarks = peers.iter().filter_map(|peer| {
+        let remark = peer.remark.as_ref()?;
+        Some(format!("{}: {remark}", peer.peer))
+    });
+    let count = format!("{asked}; {told} of {} BGP peers have it", peers.len());
+    let mut link = match told {
+        0 => bad(
+            ANNOUNCEMENT,
+            count,
+            "see `eipctl bgp peers` for what keeps sessions down",
+        ),
+        _ => ok(ANNOUNCEMENT, count),
+    };
+    link.notes.extend(remarks);
     link
 }
 

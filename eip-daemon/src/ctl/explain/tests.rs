@@ -45,6 +45,7 @@ impl World {
             item,
             now: &self.now,
             counted: self.counted.clone(),
+            bgp: None,
         })
     }
 

@@ -145,7 +145,8 @@ pub struct BgpPeerSpec {
     /// Prefixes announced while an elastic IP inside of them is.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub aggregates: Vec<String>,
-    /// What is said for a while about an elastic IP whose VM has just come from another node.
+    /// What is said for a while about an elastic IP whose VM has just come from another node, where
+    /// the source reports that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preferred: Option<PreferredSpec>,
     /// Labels a node must have to speak to this peer; every node without any.

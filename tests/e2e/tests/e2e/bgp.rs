@@ -284,6 +284,12 @@ fn a_peer_that_goes_away_and_a_wrong_as_can_be_seen() {
     });
     let table = site.daemon().eipctl(&["bgp", "peers"]).unwrap().stdout;
     assert!(table.contains("received 2/2"), "{table}");
+    let explained = site.daemon().eipctl(&["explain", "203.0.113.11"]).unwrap();
+    assert!(!explained.status.success(), "{explained:?}");
+    assert!(
+        explained.stdout.contains("0 of 1 BGP peers have it"),
+        "{explained:?}"
+    );
     let binding = site
         .daemon()
         .eipctl(&["get", "203.0.113.11"])
