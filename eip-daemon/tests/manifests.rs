@@ -27,7 +27,7 @@ fn of_kind(file: &str, kind: &str) -> Value {
     all.find(|document| document["kind"] == kind).unwrap()
 }
 
-/// The command line a pod has, with its variables as flags: those of the ConfigMap get what `settings`
+/// The command line a pod has, with its variables as flags: those of the `ConfigMap` get what `settings`
 /// says, those of the pod itself something plausible.
 fn command_line(file: &str, kind: &str, settings: &BTreeMap<&str, &str>) -> Vec<String> {
     let object = of_kind(file, kind);
@@ -66,7 +66,7 @@ fn command_line(file: &str, kind: &str, settings: &BTreeMap<&str, &str>) -> Vec<
     line
 }
 
-/// What the older operator's ConfigMap says.
+/// What the older operator's `ConfigMap` says.
 fn older_settings() -> BTreeMap<&'static str, &'static str> {
     BTreeMap::from([
         ("svc_net", "10.96.0.0/16"),
@@ -84,7 +84,7 @@ fn the_older_operators_settings_start_an_agent() {
     let Command::Agent(args) = Cli::parse_from(&line).command else {
         panic!("{line:?}");
     };
-    let (node, options) = resolve_agent(&args.node, &args.process, &Discovered::default()).unwrap();
+    let (node, options) = resolve_agent(&args, &Discovered::default()).unwrap();
     let settings = &node.settings;
     assert_eq!(settings.uplinks, ["eth1"]);
     assert_eq!(settings.gateway4.unwrap().to_string(), "192.168.137.1");
