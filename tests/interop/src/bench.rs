@@ -20,6 +20,8 @@ pub enum Shape {
     Hop,
     /// One wire each to two speakers; the second one has 10.99.1.1 -- 10.99.1.2.
     TwoSpeakers,
+    /// One wire, and behind the speaker somebody who feeds it: 10.99.2.2 -- 10.99.2.9.
+    Feeder,
 }
 
 /// Router and speaker, and what is between them.
@@ -29,7 +31,7 @@ pub struct Bench {
     pub router: Ns,
     /// Where the speaker runs.
     pub speaker: Ns,
-    /// The router between, or the second speaker.
+    /// The router between, the second speaker, or the feeder.
     pub third: Option<Ns>,
     dir: TempDir,
 }
@@ -71,6 +73,16 @@ impl Bench {
                 router.ip("route add default via 10.98.0.254\n")?;
                 speaker.ip("route add default via 10.99.0.254\n")?;
                 third = Some(hop);
+            }
+            Shape::Feeder => {
+                let feeder = create("f")?;
+                wire("v0", (&router, &["10.99.0.1/24"]), (&speaker, SPEAKER))?;
+                wire(
+                    "v1",
+                    (&speaker, &["10.99.2.2/24"]),
+                    (&feeder, &["10.99.2.9/24"]),
+                )?;
+                third = Some(feeder);
             }
             Shape::TwoSpeakers => {
                 let second = create("t")?;

@@ -21,6 +21,9 @@ pub const ADDRESS: &str = "10.99.0.1:179";
 /// Where the speaker is.
 pub const SPEAKER: &str = "10.99.0.2:179";
 
+/// Longest message without RFC 8654.
+pub const MAX_LEN: usize = 4096;
+
 /// A message taken apart no further than its header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heard {
@@ -95,6 +98,14 @@ impl Hand {
             Ok(socket.into())
         })?;
         Self::accept(&listener)
+    }
+
+    /// Over a connection that is there already.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn over(tcp: TcpStream) -> anyhow::Result<Self> {
+        Self::new(tcp)
     }
 
     fn new(tcp: TcpStream) -> anyhow::Result<Self> {

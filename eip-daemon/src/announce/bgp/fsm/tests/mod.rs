@@ -4,6 +4,7 @@ mod behaviour;
 mod collision;
 mod random;
 mod routes;
+mod stream;
 mod transitions;
 
 use std::{
