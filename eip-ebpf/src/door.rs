@@ -126,8 +126,7 @@ fn hairpin<A: Family>(
     eip: A,
     binding: &Binding<A>,
 ) -> Verdict {
-    maps::count_out(counter_slot(vm, eip), headers.len);
-    deliver(
+    let verdict = deliver(
         skb,
         &Arrival {
             headers,
@@ -135,7 +134,11 @@ fn hairpin<A: Family>(
             source_net: NET_EIP,
         },
         binding,
-    )
+    );
+    if !verdict.is_drop() {
+        maps::count_out(counter_slot(vm, eip), headers.len);
+    }
+    verdict
 }
 
 /// To the world.

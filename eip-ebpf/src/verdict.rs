@@ -67,6 +67,12 @@ impl Verdict {
         }
     }
 
+    /// Whether the packet ends here.
+    #[inline(always)]
+    pub(crate) fn is_drop(self) -> bool {
+        matches!(self.reason.class(), Class::Drop)
+    }
+
     #[inline(always)]
     fn count(self, hook: Hook, packet: &impl Captured) {
         maps::count_reason(hook, self.reason);
