@@ -17,6 +17,7 @@ mod cluster;
 mod command;
 mod demo;
 mod doctor;
+mod fuzz;
 mod generate;
 mod image;
 mod lab;
@@ -47,6 +48,7 @@ enum Verb {
     Demo(demo::Args),
     Lab(lab::Args),
     Bench(bench::Args),
+    Fuzz(fuzz::Args),
     Gen(generate::Args),
     Modules(modules::Args),
     Image(image::Args),
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::run(&args),
         Verb::Lab(args) => lab::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Gen(args) => generate::run(&args),
         Verb::Image(args) => image::run(&args),
         Verb::Modules(args) => modules::run(&args),

@@ -29,10 +29,11 @@ pub(crate) enum User {
     Lab,
     Demo,
     Bench,
+    Fuzz,
 }
 
 impl User {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Build,
         Self::Check,
         Self::TestUnit,
@@ -45,6 +46,7 @@ impl User {
         Self::Lab,
         Self::Demo,
         Self::Bench,
+        Self::Fuzz,
     ];
 
     /// What to type for it.
@@ -62,6 +64,7 @@ impl User {
             Self::Lab => "lab",
             Self::Demo => "demo",
             Self::Bench => "bench",
+            Self::Fuzz => "fuzz",
         }
     }
 }
@@ -260,6 +263,12 @@ pub(crate) static NEEDS: &[Need] = &[
         users: NETWORKING,
         look: || program("sysctl"),
         cure: Cure::Package("procps"),
+    },
+    Need {
+        name: "C++ compiler",
+        users: &[User::Fuzz],
+        look: || program("c++"),
+        cure: Cure::Package("g++"),
     },
     Need {
         name: "curl",

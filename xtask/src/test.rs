@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use crate::{
     apt, build, cluster,
     command::{Line, cargo},
+    fuzz,
     needs::{self, User},
     steps::Steps,
 };
@@ -14,9 +15,9 @@ use crate::{
 ///
 /// unit: pure parts, no root. bpf: the kernel programs, packet by packet, by the kernel's own test
 /// run. e2e: the real daemon in network namespaces. oracle: the kernel's own NAT and ours get the same
-/// packets. vm: a real kernel in qemu as the VM, skipped where qemu cannot be had. interop: the BGP
-/// speaker against BIRD, FRR and GoBGP. cluster: controller and agents against a real API server, which
-/// is built once. All but the first need root.
+/// packets. vm: a real kernel in qemu as the VM, skipped where qemu cannot be had. fuzz: each target of
+/// `cargo xtask fuzz` for some seconds. interop: the BGP speaker against BIRD, FRR and GoBGP. cluster:
+/// controller and agents against a real API server, which is built once. All but unit and fuzz need root.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Which level; all of them without it.
@@ -33,17 +34,19 @@ pub(crate) enum Level {
     E2e,
     Oracle,
     Vm,
+    Fuzz,
     Interop,
     Cluster,
 }
 
 impl Level {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Unit,
         Self::Bpf,
         Self::E2e,
         Self::Oracle,
         Self::Vm,
+        Self::Fuzz,
         Self::Interop,
         Self::Cluster,
     ];
@@ -55,6 +58,7 @@ impl Level {
             Self::E2e => User::TestE2e,
             Self::Oracle => User::TestOracle,
             Self::Vm => User::TestVm,
+            Self::Fuzz => User::Fuzz,
             Self::Interop => User::TestInterop,
             Self::Cluster => User::TestCluster,
         }
@@ -67,6 +71,7 @@ impl Level {
             Self::E2e => "test e2e",
             Self::Oracle => "test oracle",
             Self::Vm => "test vm",
+            Self::Fuzz => "test fuzz",
             Self::Interop => "test interop",
             Self::Cluster => "test cluster",
         }
@@ -90,11 +95,16 @@ impl Level {
             Self::E2e => &["eip-e2e-tests"],
             Self::Oracle => &["eip-oracle-tests"],
             Self::Vm => &["eip-vm-tests"],
+            // Not a test harness: see `fuzz`.
+            Self::Fuzz => &[],
             Self::Interop => &["eip-interop-tests"],
             Self::Cluster => &["eip-cluster-tests"],
         }
     }
 }
+
+/// How long a fuzz target runs among the tests: long enough to notice that a parser changed for the worse.
+const FUZZ_SECONDS: u32 = 10;
 
 /// What test harnesses counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -185,6 +195,14 @@ fn finish(
 }
 
 fn run_level(level: Level, filter: Option<&str>) -> Result<Counts> {
+    if level == Level::Fuzz {
+        let (passed, failed) = fuzz::run_all(FUZZ_SECONDS, filter)?;
+        return Ok(Counts {
+            passed,
+            failed,
+            skipped: 0,
+        });
+    }
     if level.starts_programs() {
         // The tests start the programs as a node does.
         build::programs()?;

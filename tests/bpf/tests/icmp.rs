@@ -249,3 +249,57 @@ fn an_error_without_a_whole_quoted_header_is_dropped() {
             .carried(&[]);
     }
 }
+
+#[test]
+fn an_error_that_quotes_or_extends_less_than_it_claims_is_carried_as_far_as_it_goes() {
+    let whole = ends(EIP, CLIENT).udp(53, 40000, &[1; 64])[14..].to_vec();
+    // The quoted packet says that it is larger than any quote, and longer than any packet.
+    let mut huge = whole[..28].to_vec();
+    huge[2..4].copy_from_slice(&[0xff, 0xff]);
+    let inner = etherparse::Ipv4HeaderSlice::from_slice(&huge)
+        .unwrap()
+        .to_header();
+    huge[10..12].copy_from_slice(&inner.calc_header_checksum().to_be_bytes());
+    for (name, rest, quote) in [
+        ("a total length of 65535", [0; 4], huge),
+        // RFC 4884: the quote is 255 words long, which it is not.
+        (
+            "an extension beyond the message",
+            [0, 255, 0, 0],
+            whole[..36].to_vec(),
+        ),
+    ] {
+        println!("{name}");
+        let mut world = World::node();
+        let slot = world.bind(EIP, VM, Delivery::Peer);
+        let kind = Icmpv4Type::Unknown {
+            type_u8: 11,
+            code_u8: 0,
+            bytes5to8: rest,
+        };
+        let error = ends(ROUTER, EIP).icmp_error(kind, &quote);
+        let run = world.send(Hook::UplinkTc, &error);
+        run.ended(Reason::DeliveredPeer).carried(&[(slot, 1, 0)]);
+        // A sum over everything, its checksum included: etherparse's types would leave `rest` out.
+        for packet in [&error, &run.packet] {
+            let sum = etherparse::checksum::Sum16BitWords::new().add_slice(&packet[34..]);
+            assert_eq!(sum.ones_complement(), 0);
+        }
+        let quoted = &run.packet[42..];
+        assert_eq!(quoted[12..16], ip(VM));
+        assert_eq!(quoted[16..20], ip(CLIENT));
+        assert_eq!(run.packet[38..42], rest);
+    }
+}
+
+#[test]
+fn an_error_that_is_dropped_on_its_way_to_an_eip_of_this_node_is_not_counted_as_carried() {
+    let mut world = World::node();
+    world.bind(EIP, VM, Delivery::Peer);
+    let kind = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port);
+    world
+        .send(Hook::DoorOut, &ends(VM, EIP).icmp_error(kind, &[]))
+        .ended(Reason::Malformed)
+        .with(Action::Drop)
+        .carried(&[]);
+}

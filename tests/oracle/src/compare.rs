@@ -25,7 +25,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use etherparse::{Ipv4Slice, NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{Ipv4Slice, NetSlice, SlicedPacket, TransportSlice, checksum::Sum16BitWords};
 
 use crate::{
     Step,
@@ -347,10 +347,11 @@ fn transport_checksum(ip: &Ipv4Slice<'_>, transport: &TransportSlice<'_>) -> Res
             .calc_checksum_ipv4(source, destination)
             .ok()
             .map(|right| (tcp.checksum(), right)),
-        TransportSlice::Icmpv4(icmp) => Some((
-            icmp.checksum(),
-            icmp.icmp_type().calc_checksum(icmp.payload()),
-        )),
+        // Over all bytes: its types leave out those that a message does not use.
+        TransportSlice::Icmpv4(icmp) => {
+            let sum = Sum16BitWords::new().add_slice(icmp.slice());
+            Some((sum.ones_complement(), 0))
+        }
         TransportSlice::Udp(_) | TransportSlice::Icmpv6(_) | TransportSlice::Igmp(_) => None,
     };
     match pair {

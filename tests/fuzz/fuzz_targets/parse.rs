@@ -1,0 +1,49 @@
+//! Packets of both families: read or refused, and whatever is read lies inside the packet. The frame may
+//! be longer than what is directly readable, as in the kernel.
+#![no_main]
+
+use eip_common::parse::{
+    self, Checksum, ETHERNET_LEN, Fragment, Headers, Kind, ParseError, Transport,
+};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((hidden, frame)) = data.split_first() else {
+        return;
+    };
+    let Some(linear) = frame.len().checked_sub(ETHERNET_LEN) else {
+        return;
+    };
+    let available = u32::try_from(linear).unwrap() + u32::from(*hidden) * 8;
+    check(parse::ipv4(frame, ETHERNET_LEN, available), available, 20);
+    check(parse::ipv6(frame, ETHERNET_LEN, available), available, 40);
+    let plain = parse::ipv6_plain(frame, ETHERNET_LEN, available);
+    check(plain, available, 40);
+    if let Ok(plain) = plain {
+        assert_eq!(Ok(plain), parse::ipv6(frame, ETHERNET_LEN, available));
+    }
+});
+
+fn check<A>(read: Result<Headers<A>, ParseError>, available: u32, least: usize) {
+    let Ok(headers) = read else { return };
+    assert!(headers.len <= available);
+    assert!(headers.len as usize >= least);
+    assert_eq!(headers.l3, ETHERNET_LEN);
+    let before = headers.l4 - headers.l3;
+    assert!(before >= least && before <= headers.len as usize);
+    let left = headers.len as usize - before;
+    let Transport { checksum, kind, .. } = headers.transport;
+    match checksum {
+        Checksum::None => {}
+        Checksum::Plain(offset) | Checksum::Optional(offset) => {
+            assert!(
+                usize::from(offset) + 2 <= left,
+                "a checksum outside the packet"
+            );
+            assert_ne!(headers.fragment, Fragment::Later);
+        }
+    }
+    if kind == Kind::IcmpError {
+        assert!(left >= 8);
+    }
+}
