@@ -24,6 +24,9 @@ pub const ARP_FRAME: usize = ETHERNET_LEN + ARP_LEN;
 /// Length of a frame with an advertisement and its target link-layer address option.
 pub const ADVERTISEMENT_FRAME: usize = OPTIONS + OPTION_UNIT;
 
+/// Length of a frame with a solicitation without options.
+pub const PROBE_FRAME: usize = OPTIONS;
+
 const ARP_LEN: usize = 28;
 /// Ethernet, IPv4 addresses of four bytes, Ethernet addresses of six.
 const ARP_HEAD: [u8; 6] = [0, 1, ETHERTYPE_IPV4[0], ETHERTYPE_IPV4[1], 6, 4];
@@ -124,6 +127,15 @@ pub fn arp_announcement(eip: Ipv4Wire, mac: Mac) -> [u8; ARP_FRAME] {
     let mut frame = [0; ARP_FRAME];
     let nobody = ([0; 6], eip);
     let _fits = write_arp(&mut frame[..], BROADCAST, ARP_REQUEST, (mac, eip), nobody);
+    frame
+}
+
+/// An ARP probe (RFC 5227 section 2.1.1): whoever has the address answers.
+#[must_use]
+pub fn arp_probe(eip: Ipv4Wire, mac: Mac) -> [u8; ARP_FRAME] {
+    let mut frame = [0; ARP_FRAME];
+    let (owner, nobody) = ((mac, [0; 4]), ([0; 6], eip));
+    let _fits = write_arp(&mut frame[..], BROADCAST, ARP_REQUEST, owner, nobody);
     frame
 }
 
@@ -340,6 +352,31 @@ pub fn unsolicited_advertisement(eip: Ipv6Wire, mac: Mac) -> [u8; ADVERTISEMENT_
     let mut frame = [0; ADVERTISEMENT_FRAME];
     let everybody = (multicast_mac(ALL_NODES), ALL_NODES);
     let _fits = write_advertisement(&mut frame[..], everybody, (mac, eip), FLAG_OVERRIDE);
+    frame
+}
+
+/// A probe for duplicates (RFC 4862 section 5.4.2): whoever has the address answers to all nodes.
+#[must_use]
+pub fn duplicate_probe(eip: Ipv6Wire, mac: Mac) -> [u8; PROBE_FRAME] {
+    let group = solicited_node(eip);
+    let sum = sum_of_address(group)
+        + sum_of_address(eip)
+        + MESSAGE as u64
+        + u64::from(protocol::ICMPV6)
+        + sum_of([SOLICITATION, 0, 0, 0, 0, 0, 0, 0]);
+    let [high, low] = (!folded(sum)).to_be_bytes();
+    let mut frame = [0; PROBE_FRAME];
+    let mut write = || {
+        let frame = &mut frame[..];
+        frame.put(0, multicast_mac(group))?;
+        frame.put(6, mac)?;
+        frame.put(12, ETHERTYPE_IPV6)?;
+        frame.put(14, [0x60, 0, 0, 0, 0, 24, protocol::ICMPV6, HOP_LIMIT])?;
+        frame.put(38, group)?;
+        frame.put(ICMPV6, [SOLICITATION, 0, high, low])?;
+        frame.put(ICMPV6 + 8, eip)
+    };
+    let _fits = write();
     frame
 }
 

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use crate::{
     announce::{
         Announcer,
+        l2::L2Announcer,
         peering::{BgpAnnouncer, DrainError},
     },
     config::{AgentOptions, NodeConfig, SourceSpec},
@@ -211,10 +212,16 @@ fn start_core(
     let events = data_plane.events();
     let (reconciler, reports) =
         Reconciler::new(data_plane, facts.clone(), Arc::clone(&settings), events);
-    let announcers: Vec<Box<dyn Announcer>> = vec![Box::new(bgp.clone())];
+    let l2 = L2Announcer::new(options.l2, &settings.uplinks);
+    let announcers: Vec<Box<dyn Announcer>> = vec![Box::new(bgp.clone()), Box::new(l2.clone())];
     let reconciler = reconciler
         .with_resync(options.resync)
         .with_announcers(announcers, announced);
+    let telling = l2.clone();
+    supervisor.start("layer 2", |stop| async move {
+        telling.run(stop).await;
+        Ok::<(), Infallible>(())
+    });
     supervisor.start("reconciler", |stop| async move {
         reconciler.run(stop).await;
         Ok::<(), Infallible>(())
@@ -230,6 +237,7 @@ fn start_core(
         settings,
         source: options.source.clone(),
         notices: node.notices.iter().map(ToString::to_string).collect(),
+        l2,
         started,
         bgp,
     }))

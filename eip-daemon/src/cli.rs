@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use eip_common::abi;
 
 use crate::{
-    announce::peering::OnExit,
+    announce::{l2::DEFAULT_REPEAT, peering::OnExit},
     ctl::DEFAULT_SOCKET,
     dataplane::{DEFAULT_BPFFS, DEFAULT_ROUTE_TABLE},
     model::{Announce, DeliveryChoice, TcMode, XdpMode},
@@ -267,6 +267,25 @@ pub struct ProcessArgs {
         default_value = "2s"
     )]
     pub resync: String,
+
+    /// Gratuitous ARP or neighbour advertisements for an elastic IP that has come, at growing gaps
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "EIP_L2_REPEAT",
+        default_value_t = DEFAULT_REPEAT,
+        value_parser = clap::value_parser!(u32).range(1..=10)
+    )]
+    pub l2_repeat: u32,
+
+    /// Time between them afterwards: `30s`, `2m`; `off` sends none after the first
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "EIP_L2_REFRESH",
+        default_value = "120s"
+    )]
+    pub l2_refresh: String,
 
     /// What is logged: a level, or directives such as `info,eip_daemon::reconcile=debug`
     #[arg(

@@ -17,7 +17,7 @@ use std::{
 };
 
 use crate::{
-    announce::peering::BgpSettings,
+    announce::{l2::L2Settings, peering::BgpSettings},
     cli::{AgentArgs, ControllerArgs, NodeArgs, ProcessArgs},
     controller::{ControllerOptions, Timing},
     model::{NetworkView, NodeSettings},
@@ -70,6 +70,8 @@ pub struct AgentOptions {
     pub resync: Duration,
     /// How host routes are announced.
     pub bgp: BgpSettings,
+    /// How often EIPs are told on layer 2.
+    pub l2: L2Settings,
 }
 
 /// Something allowed that is probably not meant.
@@ -246,6 +248,7 @@ fn options(
         findings.notice("--http", format!("{text} open to whoever reaches it"));
     }
     let resync = findings.keep("--resync", value::resync(&args.resync));
+    let l2_refresh = findings.keep("--l2-refresh", value::l2_refresh(&args.l2_refresh));
     findings.keep("--log-level", value::log_level(&args.log_level));
     Some(AgentOptions {
         source: source?,
@@ -256,6 +259,10 @@ fn options(
         max_flows: args.max_flows,
         resync: resync?,
         bgp: bgp?,
+        l2: L2Settings {
+            repeat: args.l2_repeat,
+            refresh: l2_refresh?,
+        },
     })
 }
 

@@ -90,6 +90,9 @@ impl AgentCollector {
             "Comparisons with the kernel",
             report.rounds,
         )?;
+        let help = "Elastic IPs that somebody else on an uplink's segment claims";
+        let contested = count(self.state.l2.conflicts().len());
+        page.gauge("eip_l2_conflicts", help, contested)?;
         let help = "Changes made because somebody else had changed the kernel";
         page.counter("eip_reconcile_repairs", help, report.repairs)?;
         let help = "Duration of the last comparison with the kernel";

@@ -325,6 +325,26 @@ fn arp_of_another_form_is_invalid() {
 }
 
 #[test]
+fn probes_ask_for_an_address_in_nobodys_name() {
+    let asked = arp(arp_probe(EIP4, OWN).as_slice()).unwrap();
+    assert!(asked.asks());
+    assert_eq!((asked.sender, asked.target), ([0; 4], EIP4));
+    let frame = duplicate_probe(EIP, OWN);
+    let asked = subject(frame.as_slice()).unwrap();
+    assert_eq!(
+        (asked.kind, asked.source, asked.target),
+        (Kind::Solicitation, NOBODY, EIP)
+    );
+    assert_eq!(read(&frame), Ok(None));
+    let expected = Message {
+        options: Vec::new(),
+        ..probe()
+    }
+    .frame();
+    assert_eq!(frame[12..], expected[12..]);
+}
+
+#[test]
 fn a_frame_is_for_a_station_or_a_group() {
     assert!(is_for(OWN, OWN));
     assert!(is_for(BROADCAST, OWN));

@@ -16,6 +16,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use crate::model::{Announcements, Desired, Observed};
 
 pub mod bgp;
+pub mod l2;
 pub mod peering;
 
 /// One way of telling the network. Implementations live at the edge of their own I/O.

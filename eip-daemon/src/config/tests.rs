@@ -172,7 +172,7 @@ fn all_problems_are_reported_together() {
 
 #[test]
 fn every_refusal_names_the_flag_and_what_would_be_right() {
-    let cases: [(&str, &[&str], &str); 11] = [
+    let cases: [(&str, &[&str], &str); 12] = [
         (
             "own address",
             &["--gateway-ip=192.0.2.9"],
@@ -210,6 +210,11 @@ fn every_refusal_names_the_flag_and_what_would_be_right() {
         ),
         ("bpffs", &["--bpffs=bpf"], "--bpffs: bpf is a relative path"),
         ("socket", &["--socket=s"], "--socket: s is a relative path"),
+        (
+            "refresh on layer 2",
+            &["--l2-refresh=0s"],
+            "--l2-refresh: \"0s\" does not work: write a duration",
+        ),
         (
             "resync",
             &["--resync=10"],

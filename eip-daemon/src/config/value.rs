@@ -179,6 +179,18 @@ pub(super) fn resync(text: &str) -> Result<Duration, String> {
     }
 }
 
+pub(super) fn l2_refresh(text: &str) -> Result<Option<Duration>, String> {
+    const RIGHT: &str = "write a duration from 1s to 1h, such as 30s or 2m, or off";
+    if text.trim() == "off" {
+        return Ok(None);
+    }
+    let limits = Duration::from_secs(1)..=Duration::from_hours(1);
+    let duration = duration(text.trim()).filter(|duration| limits.contains(duration));
+    duration
+        .map(Some)
+        .ok_or_else(|| format!("{text:?} does not work: {RIGHT}"))
+}
+
 /// `500ms`, `10s`, `2m`, `1h`; a whole number and one unit.
 fn duration(text: &str) -> Option<Duration> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit())?;

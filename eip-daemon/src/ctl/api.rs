@@ -112,12 +112,29 @@ pub struct Binding {
     /// What BGP peers know of it; only when one binding is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bgp: Option<BgpRoute>,
+    /// Somebody else on an uplink's segment says that the EIP is theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<Conflict>,
     /// Packets and bytes so far; only when one binding is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
     /// What happened to packets that were not simply carried; only when one binding is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasons: Option<Vec<ReasonCounter>>,
+}
+
+/// Another owner of an EIP, heard by ARP or neighbour discovery.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Conflict {
+    /// Its hardware address.
+    pub mac: String,
+    /// The uplink it was heard on.
+    pub uplink: String,
+    /// The first time, in RFC 3339.
+    pub since: String,
+    /// How often.
+    pub claims: u64,
 }
 
 /// Packets and bytes of one binding, bytes counted from the IP header on.

@@ -14,7 +14,10 @@ use super::{
     state::{AgentState, Started},
 };
 use crate::{
-    announce::peering::{BgpAnnouncer, BgpSettings, OnExit},
+    announce::{
+        l2::{L2Announcer, L2Settings},
+        peering::{BgpAnnouncer, BgpSettings, OnExit},
+    },
     config::SourceSpec,
     dataplane::{
         Counters, DataPlaneError, ReasonCount, SlotReasonCount,
@@ -476,6 +479,7 @@ pub(crate) fn agent() -> (Arc<AgentState>, watch::Sender<Arc<Report>>) {
         settings: Arc::new(settings()),
         source: SourceSpec::Dir("/etc/kube-eip".into()),
         notices: Vec::new(),
+        l2: L2Announcer::new(L2Settings::default(), &[]),
         started: Started::now(),
         bgp: bgp(),
     };

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 pub(super) mod bgp;
 
 use super::api::{
-    BgpSummary, BindAnswer, BindBody, Binding, BindingPhase, ExplainAnswer, Explanation,
+    BgpSummary, BindAnswer, BindBody, Binding, BindingPhase, Conflict, ExplainAnswer, Explanation,
     FollowEvent, LinkState, MapFill, Net, PacketView, ReasonCounter, ReasonList, SampleEvent,
     Status, TraceAnswer, TraceWay, UnbindAnswer, UplinkStatus,
 };
@@ -72,6 +72,9 @@ fn lane(lane: crate::model::Lane) -> &'static str {
 
 /// Reason and message of what is not as it should be.
 fn remark(binding: &Binding) -> Option<String> {
+    if let Some(Conflict { mac, uplink, .. }) = &binding.conflict {
+        return Some(format!("Contested: {mac} on {uplink} claims it too"));
+    }
     match (&binding.reason, &binding.message) {
         (Some(reason), Some(message)) => Some(format!("{reason}: {message}")),
         (reason, message) => reason.clone().or_else(|| message.clone()),
@@ -103,6 +106,10 @@ pub(super) fn binding(binding: &Binding) -> String {
         ("state", binding.state.name().to_owned()),
     ];
     pairs.extend(remark(binding).map(|remark| ("remark", remark)));
+    if let Some(conflict) = &binding.conflict {
+        let (since, claims) = (&conflict.since, conflict.claims);
+        pairs.push(("contested", format!("since {since}, heard {claims} times")));
+    }
     if !binding.contenders.is_empty() {
         pairs.push(("also wanted by", binding.contenders.join(", ")));
     }

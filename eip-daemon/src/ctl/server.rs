@@ -80,9 +80,9 @@ async fn get_status(State(state): Shared) -> Json<Status> {
 }
 
 async fn list_bindings(State(state): Shared) -> Json<BindingList> {
-    Json(BindingList {
-        bindings: view::bindings(&state.report()),
-    })
+    let mut bindings = view::bindings(&state.report());
+    view::add_conflicts(&mut bindings, &state.l2.conflicts());
+    Json(BindingList { bindings })
 }
 
 async fn get_binding(State(state): Shared, Path(key): Path<String>) -> Answer<Binding> {
@@ -92,6 +92,7 @@ async fn get_binding(State(state): Shared, Path(key): Path<String>) -> Answer<Bi
     let mut routes = state.bgp.report().routes.into_iter();
     let route = routes.find(|route| route.eip == item.fact.eip && route.binding == item.fact.name);
     binding.bgp = route.as_ref().map(bgp::route);
+    view::add_conflicts(std::slice::from_mut(&mut binding), &state.l2.conflicts());
     if let Some(slot) = item.slot {
         let traffic = read(&state, move |counters| counters.traffic(slot)).await?;
         binding.traffic = Some(view::traffic(traffic));

@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    announce::peering::BgpAnnouncer,
+    announce::{l2::L2Announcer, peering::BgpAnnouncer},
     config::SourceSpec,
     ctl::{api::BindingPhase, follow::Followers, view::phase},
     dataplane::{Counters, examine::Examiner, inspect::Inspector},
@@ -37,6 +37,8 @@ pub struct AgentState {
     pub source: SourceSpec,
     /// What was odd about the configuration.
     pub notices: Vec<String>,
+    /// What announces on layer 2.
+    pub l2: L2Announcer,
     /// Start of the process.
     pub started: Started,
     /// What announces by BGP.

@@ -20,6 +20,7 @@ pub(super) fn status(state: &AgentState) -> api::Status {
         .iter()
         .cloned()
         .chain(state.inspector.notices())
+        .chain(state.l2.notices())
         .chain(map_notice);
     api::Status {
         node: settings.node_name.clone(),

@@ -1,12 +1,19 @@
 //! From the reconciler's report to what goes over the socket. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use eip_common::{abi, addr::Mac, reason::Reason};
 use ipnet::IpNet;
 
-use super::api::{self, BindingPhase};
+use super::{
+    api::{self, BindingPhase},
+    state::rfc3339,
+};
 use crate::{
+    announce::l2::Conflict,
     dataplane::ReasonCount,
     model::{Announce, BindingState, Lane, NetworkView, Outcome},
     report::{BindingReport, Report},
@@ -90,8 +97,21 @@ pub(super) fn binding(report: &Report, item: &BindingReport) -> api::Binding {
         origin: fact.origin.as_ref().map(ToString::to_string),
         contenders: contenders(report, item),
         bgp: None,
+        conflict: None,
         traffic: None,
         reasons: None,
+    }
+}
+
+/// Adds what was heard on the segments of the uplinks.
+pub(super) fn add_conflicts(bindings: &mut [api::Binding], conflicts: &BTreeMap<IpAddr, Conflict>) {
+    for binding in bindings.iter_mut().filter(|one| one.announce.is_some()) {
+        binding.conflict = conflicts.get(&binding.eip).map(|conflict| api::Conflict {
+            mac: mac(conflict.mac),
+            uplink: conflict.uplink.clone(),
+            since: rfc3339(conflict.since),
+            claims: conflict.claims,
+        });
     }
 }
 
@@ -129,7 +149,7 @@ pub(super) fn node_policy(report: &Report) -> String {
     }
 }
 
-type Explanation = (Option<std::net::IpAddr>, Option<String>, Option<String>);
+type Explanation = (Option<IpAddr>, Option<String>, Option<String>);
 
 /// VM address, reason and message of what was decided, with the kernel's error first.
 fn explain(item: &BindingReport) -> Explanation {

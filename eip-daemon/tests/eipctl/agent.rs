@@ -55,6 +55,7 @@ impl Agent {
             settings: Arc::clone(&canned.settings),
             source: SourceSpec::Dir(objects),
             notices: Vec::new(),
+            l2: canned.l2.clone(),
             started: canned.started,
             bgp: canned.bgp.clone(),
         };

@@ -14,6 +14,7 @@ mod documents;
 mod explain;
 mod ground;
 mod lanes;
+mod layer2;
 mod lifecycle;
 mod spoofing;
 mod surface;
