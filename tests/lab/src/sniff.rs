@@ -171,6 +171,21 @@ impl Sniffer {
         })
     }
 
+    /// Stops to listen, and returns all that was heard, oldest first: whatever was sent before is in it.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<Frame> {
+        self.end();
+        self.frames()
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic of the watcher was printed when it happened.
+            let _ = thread.join();
+        }
+    }
+
     /// Forgets what was heard.
     pub fn clear(&self) {
         lock(&self.frames).clear();
@@ -191,11 +206,7 @@ impl Sniffer {
 
 impl Drop for Sniffer {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // A panic of the watcher was printed when it happened.
-            let _ = thread.join();
-        }
+        self.end();
     }
 }
 

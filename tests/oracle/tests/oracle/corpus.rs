@@ -64,7 +64,7 @@ fn record(chain: &Chain, guest: usize, outward: bool, program: Program) -> Vec<S
     let sniffer = Sniffer::start(&chain.world.node).unwrap();
     let (name, line) = program;
     run(from, at, name, &line(to));
-    let frames = sniffer.frames();
+    let frames = sniffer.finish();
     let (vm, eip) = addresses(guest);
     frames
         .into_iter()
