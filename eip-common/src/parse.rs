@@ -5,7 +5,10 @@
 //! lengths that do not contradict each other; everything it refuses says whether the bytes are no
 //! IP packet at all or a packet that lies.
 
-use crate::addr::{Ipv4Wire, Ipv6Wire, Port};
+use crate::{
+    addr::{Ipv4Wire, Ipv6Wire, Port},
+    csum::Delta,
+};
 
 /// Length of an untagged Ethernet header.
 pub const ETHERNET_LEN: usize = 14;
@@ -13,6 +16,10 @@ pub const ETHERNET_LEN: usize = 14;
 pub const IPV4_LEN: usize = 20;
 /// Length of the fixed IPv6 header.
 pub const IPV6_LEN: usize = 40;
+/// Where the source address stands in an IPv4 header; the destination follows it.
+pub const IPV4_ADDRESSES: usize = 12;
+/// Where the source address stands in an IPv6 header; the destination follows it.
+pub const IPV6_ADDRESSES: usize = 8;
 /// Extension headers that are followed before a packet counts as malformed. RFC 8200 section 4.1
 /// lists six kinds, of which destination options may come twice.
 pub const MAX_EXTENSIONS: usize = 7;
@@ -77,14 +84,58 @@ pub enum Fragment {
 }
 
 /// Where the checksum that covers the addresses stands, from the start of the transport header.
+///
+/// One byte and no enum with fields: what an enum leaves unset the compiler may fill with any register,
+/// a packet pointer included, which the verifier refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Checksum {
+pub struct Checksum(u8);
+
+impl Checksum {
     /// No checksum covers the addresses.
-    None,
+    pub const NONE: Self = Self(0);
+    const OPTIONAL: u8 = 0x80;
+
     /// At this offset.
-    Plain(usize),
+    #[inline(always)]
+    #[must_use]
+    pub const fn plain(offset: u8) -> Self {
+        Self(offset)
+    }
+
     /// At this offset; zero means that the sender computed none (RFC 768).
-    Optional(usize),
+    #[inline(always)]
+    #[must_use]
+    pub const fn optional(offset: u8) -> Self {
+        Self(offset | Self::OPTIONAL)
+    }
+
+    /// Where it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn offset(self) -> Option<usize> {
+        match self.0 & !Self::OPTIONAL {
+            0 => None,
+            offset => Some(offset as usize),
+        }
+    }
+
+    /// Whether zero means that there is none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_optional(self) -> bool {
+        self.0 & Self::OPTIONAL != 0
+    }
+
+    /// The checksum `old` after a change of what it covers.
+    #[inline(always)]
+    #[must_use]
+    pub fn changed(self, old: [u8; 2], delta: Delta) -> [u8; 2] {
+        if self.is_optional() {
+            delta.applied_to_udp(old)
+        } else {
+            delta.applied_to(old)
+        }
+    }
 }
 
 /// What matters of the transport header.
@@ -98,6 +149,8 @@ pub struct Transport {
     pub checksum: Checksum,
     /// What it is, where that matters.
     pub kind: Kind,
+    /// Length of a TCP header with its options; 8 for everything else.
+    pub header_len: u8,
 }
 
 /// Transport kinds that the packet path treats differently.
@@ -105,8 +158,8 @@ pub struct Transport {
 pub enum Kind {
     /// A TCP segment that opens a connection (SYN without ACK).
     TcpOpen,
-    /// Any other TCP segment; holds the length of its header.
-    Tcp(usize),
+    /// Any other TCP segment.
+    Tcp,
     /// An ICMP error: it quotes a packet of the other direction.
     IcmpError,
     /// Neighbour discovery (RFC 4861): never leaves the link, whatever its addresses.
@@ -120,13 +173,15 @@ impl Transport {
     const OPAQUE: Self = Self {
         source: [0; 2],
         destination: [0; 2],
-        checksum: Checksum::None,
+        checksum: Checksum::NONE,
         kind: Kind::Other,
+        header_len: 8,
     };
 }
 
-/// A parsed packet.
+/// A parsed packet. Addresses first and aligned, so that the programs read them as words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
 pub struct Headers<A> {
     /// Source address.
     pub source: A,
@@ -142,14 +197,57 @@ pub struct Headers<A> {
     pub fragment: Fragment,
     /// No router may cut it up: the DF bit of IPv4, always so in IPv6.
     pub dont_fragment: bool,
-    /// Where the IP header starts.
-    pub l3: usize,
     /// Where the transport header starts.
     pub l4: usize,
     /// Bytes from the IP header to the end of the packet.
     pub len: u32,
+    /// Where the IP header starts.
+    pub l3: u16,
     /// What follows the IP header.
     pub transport: Transport,
+}
+
+impl<A: Copy> Headers<A> {
+    /// Nothing read yet; `unspecified` stands for both addresses.
+    #[inline(always)]
+    #[must_use]
+    pub const fn empty(unspecified: A) -> Self {
+        Self {
+            source: unspecified,
+            destination: unspecified,
+            ttl: 0,
+            protocol: 0,
+            id: [0; 4],
+            fragment: Fragment::Whole,
+            dont_fragment: true,
+            l4: 0,
+            len: 0,
+            l3: 0,
+            transport: Transport::OPAQUE,
+        }
+    }
+}
+
+impl<A> Headers<A> {
+    /// Length of the IP header with options or extension headers, in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn before_transport(&self) -> u32 {
+        #[expect(clippy::cast_possible_truncation, reason = "inside the packet")]
+        let l4 = self.l4 as u32;
+        l4 - self.l3 as u32
+    }
+}
+
+/// The offset of an IP header: behind an Ethernet header and tags.
+#[inline(always)]
+const fn short(l3: usize) -> u16 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "link-layer headers are short"
+    )]
+    let short = l3 as u16;
+    short
 }
 
 /// Reads the IPv4 packet at `l3`.
@@ -195,7 +293,7 @@ pub fn ipv4<B: Bytes + ?Sized>(
         id: [0, 0, header[4], header[5]],
         fragment,
         dont_fragment: header[6] & 0x40 != 0,
-        l3,
+        l3: short(l3),
         l4,
         len,
         transport,
@@ -229,24 +327,26 @@ fn ipv4_fragment(header: &[u8; IPV4_LEN]) -> Fragment {
 /// header is cut short: its checksum could not be kept right.
 #[inline(always)]
 fn transport<B: Bytes + ?Sized>(bytes: &B, l4: usize, number: u8, len: u32) -> Option<Transport> {
+    let shortest = match number {
+        protocol::TCP => 20,
+        protocol::DCCP => 12,
+        protocol::UDP | protocol::UDP_LITE | protocol::SCTP | protocol::ICMP | protocol::ICMPV6 => {
+            8
+        }
+        _ => return Some(Transport::OPAQUE),
+    };
+    if len < shortest {
+        return None;
+    }
+    let header: [u8; 8] = bytes.read(l4)?;
     match number {
-        protocol::TCP => tcp(bytes, l4, len),
-        protocol::UDP | protocol::UDP_LITE => {
-            let header: [u8; 8] = sized(bytes, l4, len)?;
-            Some(ports(&header, Checksum::Optional(6)))
-        }
-        protocol::DCCP => {
-            let header: [u8; 12] = sized(bytes, l4, len)?;
-            Some(ports(&header, Checksum::Plain(6)))
-        }
+        protocol::TCP => tcp(&header, bytes.read(l4 + 12)?),
+        protocol::UDP | protocol::UDP_LITE => Some(ports(&header, Checksum::optional(6))),
+        protocol::DCCP => Some(ports(&header, Checksum::plain(6))),
+        protocol::ICMP => Some(icmp(&header)),
+        protocol::ICMPV6 => Some(icmpv6(&header)),
         // SCTP's CRC32c does not cover addresses (RFC 9260 section 6.8).
-        protocol::SCTP => {
-            let header: [u8; 8] = sized(bytes, l4, len)?;
-            Some(ports(&header, Checksum::None))
-        }
-        protocol::ICMP => icmp(bytes, l4, len),
-        protocol::ICMPV6 => icmpv6(bytes, l4, len),
-        _ => Some(Transport::OPAQUE),
+        _ => Some(ports(&header, Checksum::NONE)),
     }
 }
 
@@ -261,38 +361,34 @@ fn sized<B: Bytes + ?Sized, const N: usize>(bytes: &B, at: usize, len: u32) -> O
 }
 
 #[inline(always)]
-fn ports<const N: usize>(header: &[u8; N], checksum: Checksum) -> Transport {
+fn ports(header: &[u8; 8], checksum: Checksum) -> Transport {
     Transport {
         source: [header[0], header[1]],
         destination: [header[2], header[3]],
         checksum,
-        kind: Kind::Other,
+        ..Transport::OPAQUE
     }
 }
 
+/// `flags` are the two bytes of header length and flags.
 #[inline(always)]
-fn tcp<B: Bytes + ?Sized>(bytes: &B, l4: usize, len: u32) -> Option<Transport> {
-    let header: [u8; 20] = sized(bytes, l4, len)?;
-    let header_len = usize::from(header[12] >> 4) * 4;
+fn tcp(header: &[u8; 8], flags: [u8; 2]) -> Option<Transport> {
+    let header_len = (flags[0] >> 4) * 4;
     if header_len < 20 {
         return None;
     }
-    let is_open = header[13] & 0x12 == 0x02;
+    let is_open = flags[1] & 0x12 == 0x02;
     Some(Transport {
-        kind: if is_open {
-            Kind::TcpOpen
-        } else {
-            Kind::Tcp(header_len)
-        },
-        ..ports(&header, Checksum::Plain(16))
+        kind: if is_open { Kind::TcpOpen } else { Kind::Tcp },
+        header_len,
+        ..ports(header, Checksum::plain(16))
     })
 }
 
 /// ICMPv4 has no pseudo header (RFC 792): nothing to keep right unless it quotes a packet.
 #[inline(always)]
-fn icmp<B: Bytes + ?Sized>(bytes: &B, l4: usize, len: u32) -> Option<Transport> {
-    let header: [u8; 8] = sized(bytes, l4, len)?;
-    Some(match header[0] {
+fn icmp(header: &[u8; 8]) -> Transport {
+    match header[0] {
         // Echo, timestamp, information, mask: queries and replies with an identifier.
         0 | 8 | 13..=18 => {
             let id = [header[4], header[5]];
@@ -307,18 +403,17 @@ fn icmp<B: Bytes + ?Sized>(bytes: &B, l4: usize, len: u32) -> Option<Transport> 
             ..Transport::OPAQUE
         },
         _ => Transport::OPAQUE,
-    })
+    }
 }
 
 /// ICMPv6 has the pseudo header in its checksum (RFC 4443 section 2.3).
 #[inline(always)]
-fn icmpv6<B: Bytes + ?Sized>(bytes: &B, l4: usize, len: u32) -> Option<Transport> {
-    let header: [u8; 8] = sized(bytes, l4, len)?;
+fn icmpv6(header: &[u8; 8]) -> Transport {
     let opaque = Transport {
-        checksum: Checksum::Plain(2),
+        checksum: Checksum::plain(2),
         ..Transport::OPAQUE
     };
-    Some(match header[0] {
+    match header[0] {
         128 | 129 => {
             let id = [header[4], header[5]];
             Transport {
@@ -336,16 +431,7 @@ fn icmpv6<B: Bytes + ?Sized>(bytes: &B, l4: usize, len: u32) -> Option<Transport
             ..opaque
         },
         _ => opaque,
-    })
-}
-
-/// What stands behind the fixed header of an IPv6 packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Chain {
-    protocol: u8,
-    l4: usize,
-    fragment: Fragment,
-    id: [u8; 4],
+    }
 }
 
 /// Whether a next-header value is an extension header that is followed.
@@ -364,11 +450,26 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
-/// Follows extension headers (RFC 8200 section 4) from `at` to the transport header, or to the
-/// fragment header of a later fragment. `None` for a chain that is cut short, longer than
+/// What stands behind the fixed header of an IPv6 packet.
+///
+/// First what `Option` takes its niche from: BTF has no words for an enum whose discriminant stands
+/// elsewhere, and describes the types of every function that is not inlined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+struct Chain {
+    fragment: Fragment,
+    protocol: u8,
+    id: [u8; 4],
+    l4: usize,
+}
+
+/// Follows extension headers (RFC 8200 section 4) from the fixed header at `l3` to the transport header,
+/// or to the fragment header of a later fragment. `None` for a chain that is cut short, longer than
 /// [`MAX_EXTENSIONS`], or that routes through the destination: its checksum would be about an address
 /// that stands elsewhere (RFC 8200 section 8.1), and the VM is no router (RFC 5095).
-#[inline(always)]
+///
+/// Not inlined: the programs call it from several places and have little stack.
+#[inline(never)]
 fn ipv6_chain<B: Bytes + ?Sized>(bytes: &B, l3: usize, first: u8, len: u32) -> Option<Chain> {
     let mut chain = Chain {
         protocol: first,
@@ -378,9 +479,12 @@ fn ipv6_chain<B: Bytes + ?Sized>(bytes: &B, l3: usize, first: u8, len: u32) -> O
     };
     let mut left = len.checked_sub(40)?;
     let mut followed = 0;
-    while followed < MAX_EXTENSIONS {
+    while followed <= MAX_EXTENSIONS {
         if !is_ipv6_extension(chain.protocol) || chain.fragment == Fragment::Later {
             return Some(chain);
+        }
+        if followed == MAX_EXTENSIONS {
+            return None;
         }
         let header: [u8; 8] = sized(bytes, chain.l4, left)?;
         let size = match chain.protocol {
@@ -416,15 +520,15 @@ fn ipv6_fragment(header: &[u8; 8]) -> Fragment {
 ///
 /// # Errors
 /// See [`ParseError`].
-#[inline(always)]
 pub fn ipv6<B: Bytes + ?Sized>(
     bytes: &B,
     l3: usize,
     available: u32,
 ) -> Result<Headers<Ipv6Wire>, ParseError> {
-    let (header, len) = ipv6_fixed(bytes, l3, available)?;
-    let chain = ipv6_chain(bytes, l3, header[6], len).ok_or(ParseError::Malformed)?;
-    ipv6_headers(bytes, l3, &header, len, chain)
+    let mut headers = ipv6_fixed(bytes, l3, available)?;
+    ipv6_extensions(bytes, &mut headers)?;
+    ipv6_transport(bytes, &mut headers)?;
+    Ok(headers)
 }
 
 /// As [`ipv6`] for packets without extension headers; those with are malformed to it. Everything
@@ -438,74 +542,99 @@ pub fn ipv6_plain<B: Bytes + ?Sized>(
     l3: usize,
     available: u32,
 ) -> Result<Headers<Ipv6Wire>, ParseError> {
-    let (header, len) = ipv6_fixed(bytes, l3, available)?;
-    if is_ipv6_extension(header[6]) {
+    let mut headers = ipv6_fixed(bytes, l3, available)?;
+    if is_ipv6_extension(headers.protocol) {
         return Err(ParseError::Malformed);
     }
-    let chain = Chain {
-        protocol: header[6],
-        l4: l3 + IPV6_LEN,
-        fragment: Fragment::Whole,
-        id: [0; 4],
-    };
-    ipv6_headers(bytes, l3, &header, len, chain)
+    headers.l4 = l3 + IPV6_LEN;
+    ipv6_transport(bytes, &mut headers)?;
+    Ok(headers)
 }
 
-/// The fixed header and the length of the packet.
+/// First of three steps of [`ipv6`]: the fixed header, as if nothing followed it that matters.
+///
+/// # Errors
+/// See [`ParseError`].
 #[inline(always)]
-fn ipv6_fixed<B: Bytes + ?Sized>(
+pub fn ipv6_fixed<B: Bytes + ?Sized>(
     bytes: &B,
     l3: usize,
     available: u32,
-) -> Result<([u8; IPV6_LEN], u32), ParseError> {
-    let header: [u8; IPV6_LEN] = bytes.read(l3).ok_or(ParseError::NotIp)?;
-    if header[0] >> 4 != 6 {
+) -> Result<Headers<Ipv6Wire>, ParseError> {
+    let header: [u8; 8] = bytes.read(l3).ok_or(ParseError::NotIp)?;
+    if header[0] >> 4 != 6 || available < 40 {
         return Err(ParseError::NotIp);
     }
-    let len = ipv6_len(&header, available);
+    let len = ipv6_len([header[4], header[5]], available);
     if len > available {
-        Err(ParseError::Malformed)
-    } else {
-        Ok((header, len))
+        return Err(ParseError::Malformed);
     }
+    Ok(Headers {
+        source: bytes.read(l3 + IPV6_ADDRESSES).ok_or(ParseError::NotIp)?,
+        destination: bytes
+            .read(l3 + IPV6_ADDRESSES + 16)
+            .ok_or(ParseError::NotIp)?,
+        ttl: header[7],
+        protocol: header[6],
+        id: [0; 4],
+        fragment: Fragment::Whole,
+        dont_fragment: true,
+        l3: short(l3),
+        l4: l3 + IPV6_LEN,
+        len,
+        transport: Transport::OPAQUE,
+    })
 }
 
+/// Second step: follows extension headers, whose chain has to end within [`MAX_EXTENSIONS`].
+///
+/// # Errors
+/// See [`ParseError`].
 #[inline(always)]
-fn ipv6_headers<B: Bytes + ?Sized>(
+pub fn ipv6_extensions<B: Bytes + ?Sized>(
     bytes: &B,
-    l3: usize,
-    header: &[u8; IPV6_LEN],
-    len: u32,
-    chain: Chain,
-) -> Result<Headers<Ipv6Wire>, ParseError> {
-    let transport = match chain.fragment {
-        Fragment::Later => Transport::OPAQUE,
-        Fragment::Whole | Fragment::First => {
-            #[expect(clippy::cast_possible_truncation, reason = "inside the packet")]
-            let before = (chain.l4 - l3) as u32;
-            let left = len.checked_sub(before).ok_or(ParseError::Malformed)?;
-            transport(bytes, chain.l4, chain.protocol, left).ok_or(ParseError::Malformed)?
-        }
-    };
-    Ok(Headers {
-        source: ipv6_address(header, 8),
-        destination: ipv6_address(header, 24),
-        ttl: header[7],
-        protocol: chain.protocol,
-        id: chain.id,
-        fragment: chain.fragment,
-        dont_fragment: true,
-        l3,
-        l4: chain.l4,
-        len,
-        transport,
-    })
+    headers: &mut Headers<Ipv6Wire>,
+) -> Result<(), ParseError> {
+    let chain = ipv6_chain(
+        bytes,
+        usize::from(headers.l3),
+        headers.protocol,
+        headers.len,
+    )
+    .ok_or(ParseError::Malformed)?;
+    headers.protocol = chain.protocol;
+    headers.l4 = chain.l4;
+    headers.fragment = chain.fragment;
+    headers.id = chain.id;
+    Ok(())
+}
+
+/// Third step: reads the transport header.
+///
+/// # Errors
+/// See [`ParseError`].
+#[inline(always)]
+pub fn ipv6_transport<B: Bytes + ?Sized>(
+    bytes: &B,
+    headers: &mut Headers<Ipv6Wire>,
+) -> Result<(), ParseError> {
+    // ICMP means nothing inside IPv6: carried by address, like any protocol nobody knows.
+    if headers.fragment == Fragment::Later || headers.protocol == protocol::ICMP {
+        return Ok(());
+    }
+    let left = headers
+        .len
+        .checked_sub(headers.before_transport())
+        .ok_or(ParseError::Malformed)?;
+    headers.transport =
+        transport(bytes, headers.l4, headers.protocol, left).ok_or(ParseError::Malformed)?;
+    Ok(())
 }
 
 /// Payload length plus header. A super-packet beyond 64 KiB has zero there (RFC 2675).
 #[inline(always)]
-fn ipv6_len(header: &[u8; IPV6_LEN], available: u32) -> u32 {
-    let payload = u32::from(u16::from_be_bytes([header[4], header[5]]));
+fn ipv6_len(payload: [u8; 2], available: u32) -> u32 {
+    let payload = u32::from(u16::from_be_bytes(payload));
     if payload == 0 && available > 40 + 0xffff {
         available
     } else {
@@ -513,52 +642,26 @@ fn ipv6_len(header: &[u8; IPV6_LEN], available: u32) -> u32 {
     }
 }
 
-/// An address inside the fixed header.
-#[inline(always)]
-#[must_use]
-pub fn ipv6_address(header: &[u8; IPV6_LEN], at: usize) -> Ipv6Wire {
-    let mut address = [0; 16];
-    let mut i = 0;
-    while i < 16 {
-        address[i] = header[at + i];
-        i += 1;
-    }
-    address
-}
-
 /// Reads the IPv6 packet quoted at `l3`; otherwise as [`ipv4_quoted`]. Behind a chain that is cut
 /// short or too long nothing is read.
 #[inline(always)]
-pub fn ipv6_quoted<B: Bytes + ?Sized>(
-    bytes: &B,
-    l3: usize,
-    available: u32,
-) -> Option<Quoted<Ipv6Wire>> {
-    let header: [u8; IPV6_LEN] = sized(bytes, l3, available)?;
-    if header[0] >> 4 != 6 {
+pub fn ipv6_quoted<B: Bytes + ?Sized>(bytes: &B, l3: usize, available: u32) -> Option<Quoted> {
+    let header: [u8; 8] = bytes.read(l3)?;
+    if header[0] >> 4 != 6 || available < 40 {
         return None;
     }
-    let mut quoted = Quoted {
-        source: ipv6_address(&header, 8),
-        destination: ipv6_address(&header, 24),
-        protocol: header[6],
-        l4: l3 + IPV6_LEN,
-        source_port: [0; 2],
-        destination_port: [0; 2],
-        checksum: Checksum::None,
+    let opaque = Quoted::opaque(header[6], l3 + IPV6_LEN);
+    let Some(chain) = ipv6_chain(bytes, l3, header[6], available) else {
+        return Some(opaque);
     };
-    if let Some(chain) = ipv6_chain(bytes, l3, header[6], available)
-        && chain.fragment != Fragment::Later
-    {
-        #[expect(clippy::cast_possible_truncation, reason = "inside the packet")]
-        let before = (chain.l4 - l3) as u32;
-        let left = available - before;
-        quoted.protocol = chain.protocol;
-        quoted.l4 = chain.l4;
-        (quoted.source_port, quoted.destination_port, quoted.checksum) =
-            quoted_transport(bytes, chain.l4, chain.protocol, left);
+    // ICMP means nothing inside IPv6.
+    if chain.fragment == Fragment::Later || chain.protocol == protocol::ICMP {
+        return Some(opaque);
     }
-    Some(quoted)
+    #[expect(clippy::cast_possible_truncation, reason = "inside the packet")]
+    let before = (chain.l4 - l3) as u32;
+    let left = available.checked_sub(before)?;
+    Some(quoted_transport(bytes, chain.l4, chain.protocol, left))
 }
 
 /// A destination that never leaves the link: this network, link-local, multicast, reserved and
@@ -581,33 +684,39 @@ pub fn ipv6_stays_on_link(address: Ipv6Wire) -> bool {
     address[0] == 0xff || is_link_local || is_unspecified_or_loopback
 }
 
-/// The beginning of a packet quoted by an ICMP error.
+/// What an ICMP error quotes behind the IP header. The addresses in that header stand where they always
+/// do: [`IPV4_ADDRESSES`], [`IPV6_ADDRESSES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Quoted<A> {
-    /// Source address.
-    pub source: A,
-    /// Destination address.
-    pub destination: A,
-    /// Transport protocol.
-    pub protocol: u8,
+pub struct Quoted {
     /// Where its transport header starts.
     pub l4: usize,
     /// Ports or identifier, as in [`Transport`]; zero when not quoted.
     pub source_port: Port,
     /// As `source_port`.
     pub destination_port: Port,
+    /// Transport protocol.
+    pub protocol: u8,
     /// Its transport checksum, if that much was quoted.
     pub checksum: Checksum,
+}
+
+impl Quoted {
+    /// No transport header that can be read.
+    const fn opaque(protocol: u8, l4: usize) -> Self {
+        Self {
+            protocol,
+            l4,
+            source_port: [0; 2],
+            destination_port: [0; 2],
+            checksum: Checksum::NONE,
+        }
+    }
 }
 
 /// Reads the IPv4 packet quoted at `l3`, of which `available` bytes are there. Quotes are cut short
 /// by nature (RFC 792: header and 8 bytes); `None` when not even the header is whole.
 #[inline(always)]
-pub fn ipv4_quoted<B: Bytes + ?Sized>(
-    bytes: &B,
-    l3: usize,
-    available: u32,
-) -> Option<Quoted<Ipv4Wire>> {
+pub fn ipv4_quoted<B: Bytes + ?Sized>(bytes: &B, l3: usize, available: u32) -> Option<Quoted> {
     let header: [u8; IPV4_LEN] = sized(bytes, l3, available)?;
     let header_len = u32::from(header[0] & 0x0f) * 4;
     if header[0] >> 4 != 4 || header_len < 20 || header_len > available {
@@ -615,55 +724,56 @@ pub fn ipv4_quoted<B: Bytes + ?Sized>(
     }
     let l4 = l3 + header_len as usize;
     let protocol = header[9];
-    let (source_port, destination_port, checksum) = match ipv4_fragment(&header) {
-        Fragment::Later => ([0; 2], [0; 2], Checksum::None),
-        _ if protocol == protocol::ICMPV6 => ([0; 2], [0; 2], Checksum::None),
+    Some(match ipv4_fragment(&header) {
+        Fragment::Later => Quoted::opaque(protocol, l4),
+        _ if protocol == protocol::ICMPV6 => Quoted::opaque(protocol, l4),
         Fragment::Whole | Fragment::First => {
             quoted_transport(bytes, l4, protocol, available - header_len)
         }
-    };
-    Some(Quoted {
-        source: [header[12], header[13], header[14], header[15]],
-        destination: [header[16], header[17], header[18], header[19]],
-        protocol,
-        l4,
-        source_port,
-        destination_port,
-        checksum,
     })
 }
 
 /// Ports and checksum as far as the quote has them.
 #[inline(always)]
-fn quoted_transport<B: Bytes + ?Sized>(
-    bytes: &B,
-    l4: usize,
-    number: u8,
-    len: u32,
-) -> (Port, Port, Checksum) {
+fn quoted_transport<B: Bytes + ?Sized>(bytes: &B, l4: usize, number: u8, len: u32) -> Quoted {
+    let opaque = Quoted::opaque(number, l4);
     let Some(header) = sized::<B, 8>(bytes, l4, len) else {
-        return ([0; 2], [0; 2], Checksum::None);
+        return opaque;
     };
-    let source = [header[0], header[1]];
-    let destination = [header[2], header[3]];
+    let ports = Quoted {
+        source_port: [header[0], header[1]],
+        destination_port: [header[2], header[3]],
+        ..opaque
+    };
+    let identified = Quoted {
+        source_port: [header[4], header[5]],
+        destination_port: [header[4], header[5]],
+        ..opaque
+    };
     match number {
-        protocol::TCP if len >= 20 => (source, destination, Checksum::Plain(16)),
-        protocol::UDP | protocol::UDP_LITE => (source, destination, Checksum::Optional(6)),
-        protocol::DCCP => (source, destination, Checksum::Plain(6)),
-        protocol::TCP | protocol::SCTP => (source, destination, Checksum::None),
-        protocol::ICMP => {
-            let id = [header[4], header[5]];
-            (id, id, Checksum::None)
-        }
-        protocol::ICMPV6 => {
-            let id = if matches!(header[0], 128 | 129) {
-                [header[4], header[5]]
-            } else {
-                [0; 2]
-            };
-            (id, id, Checksum::Plain(2))
-        }
-        _ => ([0; 2], [0; 2], Checksum::None),
+        protocol::TCP if len >= 20 => Quoted {
+            checksum: Checksum::plain(16),
+            ..ports
+        },
+        protocol::UDP | protocol::UDP_LITE => Quoted {
+            checksum: Checksum::optional(6),
+            ..ports
+        },
+        protocol::DCCP => Quoted {
+            checksum: Checksum::plain(6),
+            ..ports
+        },
+        protocol::TCP | protocol::SCTP => ports,
+        protocol::ICMP => identified,
+        protocol::ICMPV6 if matches!(header[0], 128 | 129) => Quoted {
+            checksum: Checksum::plain(2),
+            ..identified
+        },
+        protocol::ICMPV6 => Quoted {
+            checksum: Checksum::plain(2),
+            ..opaque
+        },
+        _ => opaque,
     }
 }
 

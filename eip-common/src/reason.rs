@@ -181,7 +181,7 @@ reasons! {
         "Nothing, if the destination is inside the internal networks on purpose: `eipctl nets`.";
     /// Multicast, broadcast or link-local: never leaves the link.
     LinkScope = 5, "link-scope", Pass, false,
-        "A VM sent to a multicast, broadcast or link-local address.",
+        "A VM sent to a multicast, broadcast or link-local address, or the packet is neighbour discovery.",
         "Nothing: such packets do not leave the VM's link.";
     /// The sender on this port is not a bound VM.
     NotBound = 6, "not-bound", Pass, false,
@@ -242,7 +242,8 @@ reasons! {
         "Nothing.";
     /// The header lies about lengths, or ends inside itself.
     Malformed = 19, "malformed", Drop, true,
-        "The IP or transport header is cut short or contradicts the length of the packet.",
+        "The IP or transport header is cut short or contradicts the length of the packet, or an IPv6 \
+         packet has more than seven extension headers or a routing header with segments left.",
         "Find the sender; a VM that sends these is broken or hostile.";
     /// A VM sent with an EIP, or with any address of an EIP range, as its source.
     SpoofedEip = 20, "spoofed-eip", Drop, true,
@@ -269,10 +270,6 @@ reasons! {
     WrongPort = 25, "wrong-port", Pass, true,
         "A packet for an elastic IP came to a port that is not its VM's (flooded by a bridge).",
         "Nothing, if rare: the bridge had not learnt the VM's port yet.";
-    /// IPv6, which the programs do not translate yet.
-    Ipv6 = 26, "ipv6", Pass, false,
-        "An IPv6 packet: it passes with the addresses it has.",
-        "Nothing: elastic IPs are IPv4 in this version.";
     /// An ARP request or neighbour solicitation for an EIP, answered.
     NeighbourAnswered = 27, "neighbour-answered", Carry, true,
         "Somebody on an uplink's segment asked who has the elastic IP and was told the uplink's MAC.",

@@ -2,41 +2,35 @@
 
 use eip_common::{
     abi::{Binding, Delivery},
-    parse::{Fragment, Headers, Kind},
+    parse::{Fragment, Headers},
     reason::Reason,
 };
 
 use crate::{
+    carry::{Plan, Way},
     family::Family,
     flow, maps,
     packet::{NextHop, Skb},
-    rewrite::{Change, Hop, translate},
-    verdict::Verdict,
+    rewrite::Hop,
 };
 
-/// A packet for an EIP, as it will be apart from its destination.
-pub(crate) struct Arrival<'a, A> {
-    /// The packet as it is.
-    pub(crate) headers: &'a Headers<A>,
-    /// Its source afterwards: another one only for a VM on this node.
-    pub(crate) source: A,
-    /// What the node knows about that source.
-    pub(crate) source_net: u32,
-}
-
-/// Delivers a packet for an EIP to the VM behind it.
+/// How a packet for an EIP gets to the VM behind it. Its source in the plan is what the VM will see, and
+/// `source_net` what the node knows about that.
 ///
 /// What the kernel has to answer itself (no hop left, too large) goes to the kernel with the EIP as
 /// its destination: the answer quotes what the sender sent.
 #[inline(always)]
 pub(crate) fn deliver<A: Family>(
     skb: &Skb<'_>,
-    arrival: &Arrival<'_, A>,
+    headers: &Headers<A>,
+    source_net: u32,
     binding: &Binding<A>,
-) -> Verdict {
-    let headers = arrival.headers;
+    plan: &mut Plan<A>,
+) {
     let lane = Delivery::from_byte(binding.delivery);
-    let reason = match lane {
+    plan.slot = binding.slot;
+    plan.way = Way::Kernel;
+    plan.reason = match lane {
         Delivery::Stack => Reason::DeliveredStack,
         _ if headers.ttl <= 1 => Reason::TtlExceeded,
         _ if is_larger_than(skb, headers, binding.mtu) && !fits_anyway(headers, lane) => {
@@ -46,45 +40,19 @@ pub(crate) fn deliver<A: Family>(
         Delivery::Neigh => Reason::DeliveredNeigh,
         Delivery::Peer | Delivery::Xdp => Reason::DeliveredPeer,
     };
-    let is_here = reason == Reason::DeliveredPeer;
-    let change = Change {
-        source: arrival.source,
-        destination: if is_here {
-            binding.vm
-        } else {
-            headers.destination
-        },
-        hop: if is_here || reason == Reason::DeliveredNeigh {
-            Hop::Used
-        } else {
-            Hop::Kept
-        },
-        macs: if is_here {
-            Some((binding.vm_mac, binding.node_mac))
-        } else {
-            None
-        },
-    };
-    if is_here {
-        flow::remember(headers, binding, arrival.source, arrival.source_net);
-    }
-    if let Err(reason) = translate(skb, headers, &change) {
-        return Verdict::of_binding(reason, binding.slot);
-    }
-    match reason {
-        Reason::DeliveredPeer => {
-            maps::count_in(binding.slot, headers.len);
-            let code = skb.redirect_peer(binding.port_ifindex);
-            Verdict::redirected(reason, binding.slot, code)
-        }
-        Reason::DeliveredNeigh => {
-            let hop = NextHop {
-                ifindex: binding.l3_ifindex,
-                address: binding.vm,
-            };
-            Verdict::redirected(reason, binding.slot, skb.redirect_neigh(&hop))
-        }
-        other => Verdict::of_binding(other, binding.slot),
+    if plan.reason == Reason::DeliveredPeer {
+        flow::remember(headers, binding, &plan.change.source, source_net);
+        plan.change.destination = binding.vm;
+        plan.change.hop = Hop::Used;
+        plan.change.macs = Some((binding.vm_mac, binding.node_mac));
+        plan.way = Way::Peer(binding.port_ifindex);
+        plan.arrives = true;
+    } else if plan.reason == Reason::DeliveredNeigh {
+        plan.change.hop = Hop::Used;
+        plan.way = Way::Neighbour(NextHop {
+            ifindex: binding.l3_ifindex,
+            address: binding.vm,
+        });
     }
 }
 
@@ -117,12 +85,7 @@ pub(crate) fn is_larger_than<A>(skb: &Skb<'_>, headers: &Headers<A>, mtu: u32) -
     if segment == 0 {
         return true;
     }
-    let transport = match headers.transport.kind {
-        Kind::Tcp(len) => len,
-        // UDP; anything else that segments is left to the kernel by its size.
-        Kind::TcpOpen | Kind::IcmpError | Kind::Discovery | Kind::Other => 8,
-    };
-    #[expect(clippy::cast_possible_truncation, reason = "header lengths")]
-    let before = (headers.l4 - headers.l3 + transport) as u32;
-    before + segment > mtu
+    // Of protocols but TCP and UDP, what segments is left to the kernel by its size.
+    let transport = u32::from(headers.transport.header_len);
+    headers.before_transport() + transport + segment > mtu
 }

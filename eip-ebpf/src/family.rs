@@ -2,14 +2,13 @@
 //! written once for IPv4 and IPv6.
 
 use eip_common::{
-    addr::Ipv4Wire,
-    parse::{self, Bytes, ETHERNET_LEN, Headers, IPV4_LEN, ParseError, Quoted},
+    addr::{Ipv4Wire, Ipv6Wire},
+    parse::{self, Bytes, ETHERNET_LEN, Headers, IPV4_LEN, IPV6_LEN, ParseError},
 };
 
 use crate::{
     maps::Address,
     packet::{Skb, View},
-    quote,
     rewrite::Translate,
 };
 
@@ -20,12 +19,12 @@ pub(crate) trait Family: Address + Translate {
     /// Where the transport header stands without options or extensions: a constant the express lane
     /// relies on.
     const PLAIN_L4: usize;
+    /// The address at `offset`.
+    fn read<B: Bytes>(bytes: &B, offset: usize) -> Option<Self>;
     /// A packet in tc.
     fn headers(skb: &Skb<'_>) -> Result<Headers<Self>, ParseError>;
     /// A frame in XDP without options or extensions; others are malformed to it.
     fn plain_headers(view: View<'_>) -> Result<Headers<Self>, ParseError>;
-    /// The packet an ICMP error quotes.
-    fn quoted(skb: &Skb<'_>, headers: &Headers<Self>) -> Option<Quoted<Self>>;
 }
 
 impl Family for Ipv4Wire {
@@ -41,11 +40,18 @@ impl Family for Ipv4Wire {
         ))
     }
 
+    #[inline(always)]
+    fn read<B: Bytes>(bytes: &B, offset: usize) -> Option<Self> {
+        bytes.read(offset)
+    }
+
     const PLAIN_L4: usize = ETHERNET_LEN + IPV4_LEN;
 
     #[inline(always)]
     fn headers(skb: &Skb<'_>) -> Result<Headers<Self>, ParseError> {
-        parse::ipv4(&skb.view(), ETHERNET_LEN, skb.l3_len())
+        let mut headers = Headers::empty([0; 4]);
+        ipv4(skb, &mut headers)?;
+        Ok(headers)
     }
 
     #[inline(always)]
@@ -57,9 +63,71 @@ impl Family for Ipv4Wire {
             Err(ParseError::Malformed)
         }
     }
+}
+
+impl Family for Ipv6Wire {
+    #[inline(always)]
+    fn addresses<B: Bytes>(bytes: &B) -> Option<(Self, Self)> {
+        let version: [u8; 1] = bytes.read(ETHERNET_LEN)?;
+        if version[0] >> 4 != 6 {
+            return None;
+        }
+        Some((
+            bytes.read(ETHERNET_LEN + 8)?,
+            bytes.read(ETHERNET_LEN + 24)?,
+        ))
+    }
 
     #[inline(always)]
-    fn quoted(skb: &Skb<'_>, headers: &Headers<Self>) -> Option<Quoted<Self>> {
-        quote::ipv4(skb, headers)
+    fn read<B: Bytes>(bytes: &B, offset: usize) -> Option<Self> {
+        bytes.read(offset)
     }
+
+    const PLAIN_L4: usize = ETHERNET_LEN + IPV6_LEN;
+
+    /// Extension headers may reach beyond the directly readable part: with them, bytes are read
+    /// through the helper.
+    #[inline(always)]
+    fn headers(skb: &Skb<'_>) -> Result<Headers<Self>, ParseError> {
+        let mut headers = Headers::empty([0; 16]);
+        ipv6_fixed(skb, &mut headers)?;
+        if parse::is_ipv6_extension(headers.protocol) {
+            parse::ipv6_extensions(skb, &mut headers)?;
+            ipv6_transport(skb, &mut headers)?;
+        } else {
+            ipv6_plain_transport(skb, &mut headers)?;
+        }
+        Ok(headers)
+    }
+
+    #[inline(always)]
+    fn plain_headers(view: View<'_>) -> Result<Headers<Self>, ParseError> {
+        parse::ipv6_plain(&view, ETHERNET_LEN, view.l3_len())
+    }
+}
+
+// What is not inlined below writes where its caller keeps the headers: a result with headers in it would
+// be a type BTF has no words for, and take the stack twice.
+
+#[inline(never)]
+fn ipv4(skb: &Skb<'_>, headers: &mut Headers<Ipv4Wire>) -> Result<(), ParseError> {
+    *headers = parse::ipv4(&skb.view(), ETHERNET_LEN, skb.l3_len())?;
+    Ok(())
+}
+
+#[inline(never)]
+fn ipv6_fixed(skb: &Skb<'_>, headers: &mut Headers<Ipv6Wire>) -> Result<(), ParseError> {
+    *headers = parse::ipv6_fixed(&skb.view(), ETHERNET_LEN, skb.l3_len())?;
+    Ok(())
+}
+
+#[inline(never)]
+fn ipv6_plain_transport(skb: &Skb<'_>, headers: &mut Headers<Ipv6Wire>) -> Result<(), ParseError> {
+    headers.l4 = Ipv6Wire::PLAIN_L4;
+    parse::ipv6_transport(&skb.view(), headers)
+}
+
+#[inline(never)]
+fn ipv6_transport(skb: &Skb<'_>, headers: &mut Headers<Ipv6Wire>) -> Result<(), ParseError> {
+    parse::ipv6_transport(skb, headers)
 }

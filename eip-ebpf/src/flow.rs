@@ -5,10 +5,10 @@
 
 use eip_common::{
     abi::{BINDING_SHARES_VM, Binding, FlowKey, FragmentKey, NET_BYPASS},
-    parse::{Fragment, Headers, Kind},
+    parse::{Fragment, Headers, Kind, Quoted},
 };
 
-use crate::{family::Family, packet::Skb};
+use crate::{family::Family, packet::Skb, quote};
 
 #[inline(always)]
 const fn key<A: Copy>(
@@ -36,17 +36,21 @@ const fn key<A: Copy>(
 pub(crate) fn remember<A: Family>(
     headers: &Headers<A>,
     binding: &Binding<A>,
-    peer: A,
+    peer: &A,
     peer_net: u32,
 ) {
-    if peer_net & NET_BYPASS == 0 && binding.flags & BINDING_SHARES_VM == 0 {
-        return;
+    if peer_net & NET_BYPASS != 0 || binding.flags & BINDING_SHARES_VM != 0 {
+        remember_eip(headers, binding.vm, peer);
     }
+}
+
+#[inline(never)]
+fn remember_eip<A: Family>(headers: &Headers<A>, vm: A, peer: &A) {
     if headers.fragment == Fragment::Later || headers.transport.kind == Kind::IcmpError {
         return;
     }
     let ports = (headers.transport.destination, headers.transport.source);
-    let key = key(headers, binding.vm, peer, ports);
+    let key = key(headers, vm, *peer, ports);
     if A::flow(&key) != Some(headers.destination) {
         A::remember_flow(&key, headers.destination);
     }
@@ -58,7 +62,7 @@ pub(crate) fn remember<A: Family>(
 pub(crate) fn forget_for_direct<A: Family>(headers: &Headers<A>) {
     let is_opening = match headers.transport.kind {
         Kind::TcpOpen | Kind::Other => true,
-        Kind::Tcp(_) | Kind::IcmpError | Kind::Discovery => false,
+        Kind::Tcp | Kind::IcmpError | Kind::Discovery => false,
     };
     if !is_opening || headers.fragment == Fragment::Later {
         return;
@@ -74,18 +78,38 @@ pub(crate) fn forget_for_direct<A: Family>(headers: &Headers<A>) {
 ///
 /// A later fragment follows its first one; when it overtakes that, it goes as direct traffic.
 #[inline(always)]
-pub(crate) fn reply<A: Family>(skb: &Skb<'_>, headers: &Headers<A>) -> Option<A> {
-    let datagram = FragmentKey {
-        vm: headers.source,
-        peer: headers.destination,
-        id: headers.id,
-        protocol: headers.protocol,
-        reserved: [0; 3],
-    };
-    if headers.fragment == Fragment::Later {
-        return A::fragment(&datagram);
+pub(crate) fn reply<A: Family>(skb: &Skb<'_>, headers: &Headers<A>, eip: &mut A) -> bool {
+    if headers.transport.kind == Kind::IcmpError {
+        A::quoted(skb, headers).is_some_and(|quoted| reply_to_quoted(skb, headers, &quoted, eip))
+    } else {
+        reply_to_packet(headers, eip)
     }
-    let key = reply_key(skb, headers)?;
+}
+
+/// Writes `found` where the caller keeps it: what a function returns costs its caller stack.
+#[inline(always)]
+fn put<A>(found: Option<A>, eip: &mut A) -> bool {
+    match found {
+        Some(found) => {
+            *eip = found;
+            true
+        }
+        None => false,
+    }
+}
+
+#[inline(never)]
+fn reply_to_packet<A: Family>(headers: &Headers<A>, eip: &mut A) -> bool {
+    put(eip_of_packet(headers), eip)
+}
+
+#[inline(always)]
+fn eip_of_packet<A: Family>(headers: &Headers<A>) -> Option<A> {
+    if headers.fragment == Fragment::Later {
+        return A::fragment(&datagram(headers));
+    }
+    let ports = (headers.transport.source, headers.transport.destination);
+    let key = key(headers, headers.source, headers.destination, ports);
     let eip = A::flow(&key)?;
     if headers.transport.kind == Kind::TcpOpen {
         // The VM opens a connection of its own: what was remembered of these ports is over.
@@ -93,25 +117,46 @@ pub(crate) fn reply<A: Family>(skb: &Skb<'_>, headers: &Headers<A>) -> Option<A>
         return None;
     }
     if headers.fragment == Fragment::First {
-        A::remember_fragment(&datagram, eip);
+        A::remember_fragment(&datagram(headers), eip);
     }
     Some(eip)
 }
 
-/// An ICMP error belongs to the conversation of the packet it quotes.
+/// An ICMP error belongs to the conversation of the packet it quotes, if that came to the sender:
+/// nobody answers for another VM.
+#[inline(never)]
+fn reply_to_quoted<A: Family>(
+    skb: &Skb<'_>,
+    headers: &Headers<A>,
+    quoted: &Quoted,
+    eip: &mut A,
+) -> bool {
+    put(eip_of_quoted(skb, headers, quoted), eip)
+}
+
 #[inline(always)]
-fn reply_key<A: Family>(skb: &Skb<'_>, headers: &Headers<A>) -> Option<FlowKey<A>> {
-    if headers.transport.kind == Kind::IcmpError {
-        let quoted = A::quoted(skb, headers)?;
-        return Some(FlowKey {
-            vm: quoted.destination,
-            peer: quoted.source,
-            vm_port: quoted.destination_port,
-            peer_port: quoted.source_port,
-            protocol: quoted.protocol,
-            reserved: [0; 3],
-        });
+fn eip_of_quoted<A: Family>(skb: &Skb<'_>, headers: &Headers<A>, quoted: &Quoted) -> Option<A> {
+    let source_at = quote::start(headers) + A::SOURCE_AT;
+    if A::read(skb, source_at + size_of::<A>())? != headers.source {
+        return None;
     }
-    let ports = (headers.transport.source, headers.transport.destination);
-    Some(key(headers, headers.source, headers.destination, ports))
+    A::flow(&FlowKey {
+        vm: headers.source,
+        peer: A::read(skb, source_at)?,
+        vm_port: quoted.destination_port,
+        peer_port: quoted.source_port,
+        protocol: quoted.protocol,
+        reserved: [0; 3],
+    })
+}
+
+#[inline(always)]
+const fn datagram<A: Copy>(headers: &Headers<A>) -> FragmentKey<A> {
+    FragmentKey {
+        vm: headers.source,
+        peer: headers.destination,
+        id: headers.id,
+        protocol: headers.protocol,
+        reserved: [0; 3],
+    }
 }

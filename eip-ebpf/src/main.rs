@@ -29,7 +29,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use eip_common::{
-    addr::Ipv4Wire,
+    addr::{Ipv4Wire, Ipv6Wire},
     reason::{Hook, Reason},
 };
 
@@ -39,6 +39,8 @@ use crate::{
     verdict::Verdict,
 };
 
+#[deny(unsafe_code)]
+mod carry;
 #[deny(unsafe_code)]
 mod deliver;
 #[deny(unsafe_code)]
@@ -64,13 +66,14 @@ mod verdict;
 #[xdp]
 fn eip_uplink_xdp(context: XdpContext) -> u32 {
     let frame = Frame::new(&context);
-    let verdict = match carries(frame.view()) {
+    match carries(frame.view()) {
         Carries::Ipv4 => uplink::classify::<Ipv4Wire>(&frame),
-        Carries::Tag => Verdict::of(Reason::Tagged),
-        Carries::Ipv6 => Verdict::of(Reason::Ipv6),
-        Carries::Arp | Carries::Other => Verdict::of(Reason::NotIp),
-    };
-    verdict.finish_xdp(Hook::UplinkXdp, &frame)
+        Carries::Ipv6 => uplink::classify::<Ipv6Wire>(&frame),
+        Carries::Tag => Verdict::of(Reason::Tagged).finish_xdp(Hook::UplinkXdp, &frame),
+        Carries::Arp | Carries::Other => {
+            Verdict::of(Reason::NotIp).finish_xdp(Hook::UplinkXdp, &frame)
+        }
+    }
 }
 
 /// tc ingress on an uplink.
@@ -80,9 +83,9 @@ fn eip_uplink_tc(context: TcContext) -> i32 {
     match carries(skb.view()) {
         Carries::Ipv4 => uplink::receive::<Ipv4Wire>(&skb),
         Carries::Ipv6 if neighbour::is_discovery(&skb) => neighbour::discovery(&skb),
-        Carries::Ipv6 => Verdict::of(Reason::Ipv6).finish_tc(Hook::UplinkTc, &skb),
+        Carries::Ipv6 => uplink::receive::<Ipv6Wire>(&skb),
         Carries::Arp => neighbour::arp(&skb),
-        Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp).finish_tc(Hook::UplinkTc, &skb),
+        Carries::Tag | Carries::Other => not_ip(Hook::UplinkTc, &skb),
     }
 }
 
@@ -90,24 +93,28 @@ fn eip_uplink_tc(context: TcContext) -> i32 {
 #[classifier]
 fn eip_door_in(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
-    let verdict = match carries(skb.view()) {
+    match carries(skb.view()) {
         Carries::Ipv4 => door::enter::<Ipv4Wire>(&skb),
-        Carries::Ipv6 => Verdict::of(Reason::Ipv6),
-        Carries::Arp | Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
-    };
-    verdict.finish_tc(Hook::DoorIn, &skb)
+        Carries::Ipv6 => door::enter::<Ipv6Wire>(&skb),
+        Carries::Arp | Carries::Tag | Carries::Other => not_ip(Hook::DoorIn, &skb),
+    }
 }
 
 /// tc ingress on a VM's port.
 #[classifier]
 fn eip_door_out(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
-    let verdict = match carries(skb.view()) {
+    match carries(skb.view()) {
         Carries::Ipv4 => door::leave::<Ipv4Wire>(&skb),
-        Carries::Ipv6 => Verdict::of(Reason::Ipv6),
-        Carries::Arp | Carries::Tag | Carries::Other => Verdict::of(Reason::NotIp),
-    };
-    verdict.finish_tc(Hook::DoorOut, &skb)
+        Carries::Ipv6 => door::leave::<Ipv6Wire>(&skb),
+        Carries::Arp | Carries::Tag | Carries::Other => not_ip(Hook::DoorOut, &skb),
+    }
+}
+
+/// Ends what no stage looks at.
+#[inline(always)]
+fn not_ip(hook: Hook, skb: &Skb<'_>) -> i32 {
+    Verdict::of(Reason::NotIp).finish_tc(hook, skb)
 }
 
 /// A panic that could be reached would loop, and a loop without end fails verification.

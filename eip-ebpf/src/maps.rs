@@ -113,7 +113,7 @@ pub(crate) trait Address: NextHopAddress + Eq {
 
 macro_rules! address_family {
     ($address:ty, $bits:literal, $eip:ident, $vm:ident, $nets:ident, $flow:ident, $fragment:ident,
-     $gateway_flag:ident, $gateway:ident, $stays_on_link:path) => {
+     $gateway_flag:ident, $gateway:ident, $stays_on_link:path, $inline:ident) => {
         impl Address for $address {
             #[inline(always)]
             fn binding(eip: Self) -> Option<Binding<Self>> {
@@ -136,7 +136,7 @@ macro_rules! address_family {
                 unsafe { $vm.get(address) }.copied()
             }
 
-            #[inline(always)]
+            #[inline($inline)]
             fn net(address: Self) -> u32 {
                 $nets
                     .get(&Key::new($bits, address))
@@ -206,7 +206,8 @@ address_family!(
     FRAG4_V1,
     CONFIG_GATEWAY4,
     gateway4,
-    eip_common::parse::ipv4_stays_on_link
+    eip_common::parse::ipv4_stays_on_link,
+    always
 );
 address_family!(
     Ipv6Wire,
@@ -218,7 +219,8 @@ address_family!(
     FRAG6_V1,
     CONFIG_GATEWAY6,
     gateway6,
-    eip_common::parse::ipv6_stays_on_link
+    eip_common::parse::ipv6_stays_on_link,
+    never
 );
 
 /// MTU of an uplink; `None` for an interface that is none.
@@ -237,7 +239,7 @@ pub(crate) fn uplink_mac(ifindex: u32) -> Option<Mac> {
 }
 
 /// Counts a packet delivered to a VM.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn count_in(slot: u32, bytes: u32) {
     if let Some(traffic) = TRAFFIC_V1.get_ptr_mut(slot) {
         // SAFETY: a per-CPU value; nobody else writes it during this run.
@@ -248,7 +250,7 @@ pub(crate) fn count_in(slot: u32, bytes: u32) {
 }
 
 /// Counts a packet sent by a VM.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn count_out(slot: u32, bytes: u32) {
     if let Some(traffic) = TRAFFIC_V1.get_ptr_mut(slot) {
         // SAFETY: a per-CPU value; nobody else writes it during this run.

@@ -12,9 +12,10 @@ use core::{
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_fib_lookup, bpf_fib_lookup__bindgen_ty_1,
-        bpf_fib_lookup__bindgen_ty_2, bpf_fib_lookup__bindgen_ty_3, bpf_fib_lookup__bindgen_ty_4,
-        bpf_fib_lookup__bindgen_ty_5, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, bpf_fib_lookup,
+        bpf_fib_lookup__bindgen_ty_1, bpf_fib_lookup__bindgen_ty_2, bpf_fib_lookup__bindgen_ty_3,
+        bpf_fib_lookup__bindgen_ty_4, bpf_fib_lookup__bindgen_ty_5, bpf_redir_neigh,
+        bpf_redir_neigh__bindgen_ty_1,
     },
     helpers,
     programs::{TcContext, XdpContext},
@@ -165,6 +166,17 @@ impl Bytes for View<'_> {
     }
 }
 
+/// A bound of packet memory from a context. Volatile, so that the compiler does not hand it to another
+/// function as the 32-bit number the context shows: the verifier wants it used as the pointer it is.
+///
+/// # Safety
+/// `bound` points into the context of this run.
+#[inline(always)]
+unsafe fn load_bound(bound: *const u32) -> usize {
+    // SAFETY: see above.
+    (unsafe { bound.read_volatile() }) as usize
+}
+
 /// A frame in XDP.
 pub(crate) struct Frame<'a>(&'a XdpContext);
 
@@ -178,9 +190,12 @@ impl<'a> Frame<'a> {
     /// Its bytes.
     #[inline(always)]
     pub(crate) fn view(&self) -> View<'_> {
+        let context = self.0.ctx;
         View {
-            start: self.0.data(),
-            end: self.0.data_end(),
+            // SAFETY: the context pointer is valid for the run of the program.
+            start: unsafe { load_bound(&raw const (*context).data) },
+            // SAFETY: as above.
+            end: unsafe { load_bound(&raw const (*context).data_end) },
             packet: PhantomData,
         }
     }
@@ -203,6 +218,7 @@ const HEADERS: u32 = L2 + 60 + 20;
 pub(crate) struct Skb<'a>(&'a TcContext);
 
 /// Where a route lookup leads.
+#[derive(Clone, Copy)]
 pub(crate) struct NextHop<A> {
     /// Outgoing interface.
     pub(crate) ifindex: u32,
@@ -230,9 +246,12 @@ impl<'a> Skb<'a> {
     /// The directly readable bytes.
     #[inline(always)]
     pub(crate) fn view(&self) -> View<'_> {
+        let context = self.0.skb.skb;
         View {
-            start: self.0.data(),
-            end: self.0.data_end(),
+            // SAFETY: the context pointer is valid for the run of the program.
+            start: unsafe { load_bound(&raw const (*context).data) },
+            // SAFETY: as above.
+            end: unsafe { load_bound(&raw const (*context).data_end) },
             packet: PhantomData,
         }
     }
@@ -288,8 +307,21 @@ impl<'a> Skb<'a> {
 
     /// Replaces `N` bytes anywhere in the packet. Invalidates views.
     #[inline(always)]
-    pub(crate) fn store<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
-        self.0.store(offset, &bytes, 0).ok()
+    pub(crate) fn store<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Option<()> {
+        self.0.store(offset, bytes, 0).ok()
+    }
+
+    /// As [`Self::store`], for bytes that no checksum inside the packet makes up for: tells the kernel,
+    /// which may hold the device's sum over the whole packet (`CHECKSUM_COMPLETE`).
+    #[inline(always)]
+    pub(crate) fn store_summed<const N: usize>(
+        &self,
+        offset: usize,
+        bytes: &[u8; N],
+    ) -> Option<()> {
+        self.0
+            .store(offset, bytes, u64::from(BPF_F_RECOMPUTE_CSUM))
+            .ok()
     }
 
     /// Brings the transport checksum at `l4` up to date. The helper knows whether the checksum is
@@ -302,10 +334,13 @@ impl<'a> Skb<'a> {
         checksum: Checksum,
         delta: Delta,
     ) -> Option<()> {
-        let (offset, flags) = match checksum {
-            Checksum::None => return Some(()),
-            Checksum::Plain(offset) => (offset, BPF_F_PSEUDO_HDR),
-            Checksum::Optional(offset) => (offset, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0),
+        let Some(offset) = checksum.offset() else {
+            return Some(());
+        };
+        let flags = if checksum.is_optional() {
+            BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0
+        } else {
+            BPF_F_PSEUDO_HDR
         };
         self.0
             .l4_csum_replace(l4 + offset, 0, delta.as_wsum(), u64::from(flags))
@@ -328,7 +363,7 @@ impl<'a> Skb<'a> {
 
     /// Sends the packet out of `hop.ifindex` to the neighbour `hop.address`, resolved by the kernel.
     /// Kernel 5.10.
-    #[inline(always)]
+    #[inline(never)]
     #[expect(clippy::unused_self, reason = "the redirect is of this packet")]
     pub(crate) fn redirect_neigh<A: NextHopAddress>(&self, hop: &NextHop<A>) -> i64 {
         let mut parameters = hop.address.redirect_parameters();

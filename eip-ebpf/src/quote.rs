@@ -5,91 +5,82 @@
 //! the error's old source as its destination, it gets the new one, and likewise the other pair. A
 //! quote that names neither is about somebody else's packet and stays as it is.
 //!
-//! Three checksums follow: the quote's IP header, its transport checksum if that much is quoted, and
-//! that of the ICMP message around it (RFC 792, RFC 1191, RFC 4884).
+//! Three checksums follow: the quote's IP header (IPv4), its transport checksum if that much is
+//! quoted, and that of the ICMP message around it (RFC 792, RFC 1191, RFC 4443, RFC 4884).
 
 use eip_common::{
-    addr::Ipv4Wire,
     csum::Delta,
-    parse::{self, Bytes, Checksum, Headers, Quoted},
+    parse::{Bytes, Headers, Quoted},
     reason::Reason,
 };
 
-use crate::{packet::Skb, rewrite::Change};
+use crate::{
+    packet::Skb,
+    rewrite::{Change, Translate},
+};
 
 /// Length of the ICMP header before the quote.
-const ICMP_LEN: usize = 8;
+const ICMP_LEN: u8 = 8;
 
-/// The packet an ICMPv4 error quotes.
+/// Where the quoted packet starts.
 #[inline(always)]
-pub(crate) fn ipv4(skb: &Skb<'_>, headers: &Headers<Ipv4Wire>) -> Option<Quoted<Ipv4Wire>> {
-    let l3 = headers.l4 + ICMP_LEN;
-    #[expect(clippy::cast_possible_truncation, reason = "header lengths")]
-    let before = (l3 - headers.l3) as u32;
-    parse::ipv4_quoted(skb, l3, headers.len.checked_sub(before)?)
+pub(crate) const fn start<A>(headers: &Headers<A>) -> usize {
+    headers.l4 + ICMP_LEN as usize
 }
 
-/// Translates the quote of an ICMPv4 error.
+/// Bytes from there to the end of the error. RFC 4884 extensions count as quoted: they follow a quote
+/// of at least 128 bytes, behind every header that is looked at.
 #[inline(always)]
-pub(crate) fn rewrite_ipv4(
-    skb: &Skb<'_>,
-    headers: &Headers<Ipv4Wire>,
-    change: &Change<Ipv4Wire>,
-) -> Result<(), Reason> {
-    let quoted = ipv4(skb, headers).ok_or(Reason::Malformed)?;
-    let source = mapped(quoted.source, headers.destination, change.destination);
-    let destination = mapped(quoted.destination, headers.source, change.source);
-    let addresses = Delta::none()
-        .replaced(quoted.source, source)
-        .replaced(quoted.destination, destination);
-    let at = headers.l4 + ICMP_LEN + 10;
-    let old: [u8; 2] = skb.read(at).ok_or(Reason::Malformed)?;
-    let new = addresses.applied_to(old);
-    let (transport_at, transport_old, transport_new) = transport(skb, &quoted, addresses);
-    let message = addresses
-        .replaced(old, new)
-        .replaced(transport_old, transport_new);
+pub(crate) fn available<A>(headers: &Headers<A>) -> Option<u32> {
+    headers
+        .len
+        .checked_sub(headers.before_transport())?
+        .checked_sub(u32::from(ICMP_LEN))
+}
 
-    skb.store(at, header_tail(new, source, destination))
-        .ok_or(Reason::RewriteFailed)?;
-    if transport_new != transport_old {
-        skb.store(transport_at, transport_new)
-            .ok_or(Reason::RewriteFailed)?;
-    }
-    skb.update_plain_checksum(headers.l4 + 2, message)
+/// Translates the quote of an ICMP error.
+#[inline(never)]
+pub(crate) fn rewrite<A: Translate>(
+    skb: &Skb<'_>,
+    headers: &Headers<A>,
+    quoted: &Quoted,
+    change: &Change<A>,
+) -> Result<(), Reason> {
+    let source_at = start(headers) + A::SOURCE_AT;
+    let destination_at = source_at + size_of::<A>();
+    let answered = A::replace_address(skb, source_at, &headers.destination, &change.destination)?;
+    let asked = A::replace_address(skb, destination_at, &headers.source, &change.source)?;
+    let addresses = answered.and(asked);
+    let header = A::update_quoted_header(skb, start(headers), addresses)?;
+    let transport = update_transport(skb, quoted, addresses)?;
+    // What of it the message's own pseudo header makes up for, `translate` has seen to.
+    skb.update_plain_checksum(headers.l4 + 2, addresses.and(header).and(transport))
         .ok_or(Reason::RewriteFailed)
 }
 
-/// `new` for an address that was translated, itself for any other.
+/// Brings the quote's transport checksum up to date, where there is one.
 #[inline(always)]
-fn mapped<A: Copy + Eq>(address: A, old: A, new: A) -> A {
-    if address == old { new } else { address }
-}
-
-/// Where the quote's transport checksum is, as it was and as it has to be; alike where there is none.
-#[inline(always)]
-fn transport<A>(skb: &Skb<'_>, quoted: &Quoted<A>, delta: Delta) -> (usize, [u8; 2], [u8; 2]) {
-    let offset = match quoted.checksum {
-        Checksum::None => return (0, [0; 2], [0; 2]),
-        Checksum::Plain(offset) | Checksum::Optional(offset) => offset,
+fn update_transport(skb: &Skb<'_>, quoted: &Quoted, addresses: Delta) -> Result<Delta, Reason> {
+    let Some(offset) = quoted.checksum.offset() else {
+        return Ok(Delta::none());
     };
     let at = quoted.l4 + offset;
-    let Some(old) = skb.read::<2>(at) else {
-        return (0, [0; 2], [0; 2]);
-    };
-    let new = match quoted.checksum {
-        Checksum::Optional(_) => delta.applied_to_udp(old),
-        Checksum::None | Checksum::Plain(_) => delta.applied_to(old),
-    };
-    (at, old, new)
+    let old: [u8; 2] = skb.read(at).ok_or(Reason::Malformed)?;
+    let new = quoted.checksum.changed(old, addresses);
+    skb.store(at, &new).ok_or(Reason::RewriteFailed)?;
+    Ok(Delta::none().replaced(old, new))
 }
 
-/// Checksum and addresses as they stand in an IPv4 header.
+/// Brings the checksum of a quoted IPv4 header up to date.
 #[inline(always)]
-fn header_tail(checksum: [u8; 2], source: Ipv4Wire, destination: Ipv4Wire) -> [u8; 10] {
-    let mut tail = [0; 10];
-    tail[..2].copy_from_slice(&checksum);
-    tail[2..6].copy_from_slice(&source);
-    tail[6..].copy_from_slice(&destination);
-    tail
+pub(crate) fn update_ipv4_header(
+    skb: &Skb<'_>,
+    l3: usize,
+    addresses: Delta,
+) -> Result<Delta, Reason> {
+    let at = l3 + 10;
+    let old: [u8; 2] = skb.read(at).ok_or(Reason::Malformed)?;
+    let new = addresses.applied_to(old);
+    skb.store(at, &new).ok_or(Reason::RewriteFailed)?;
+    Ok(Delta::none().replaced(old, new))
 }

@@ -4,9 +4,9 @@
 //! fails is dropped by the caller, never sent half translated.
 
 use eip_common::{
-    addr::{Ipv4Wire, Mac},
+    addr::{Ipv4Wire, Ipv6Wire, Mac},
     csum::Delta,
-    parse::{Bytes, Checksum, ETHERNET_LEN, Headers, IPV4_LEN, Kind},
+    parse::{self, Bytes, ETHERNET_LEN, Headers, IPV4_LEN, Kind, Quoted},
     reason::Reason,
 };
 
@@ -15,8 +15,9 @@ use crate::{
     quote,
 };
 
-/// What to change in a packet.
+/// What to change in a packet. Addresses first and aligned, so that they are read as words.
 #[derive(Clone, Copy)]
+#[repr(C, align(8))]
 pub(crate) struct Change<A> {
     /// Source address afterwards.
     pub(crate) source: A,
@@ -38,19 +39,21 @@ pub(crate) enum Hop {
 }
 
 /// Addresses that a packet can be translated between.
-pub(crate) trait Translate: Sized {
+pub(crate) trait Translate: Copy {
     /// Sum of the changed addresses.
     fn delta(headers: &Headers<Self>, change: &Change<Self>) -> Delta;
     /// Rewrites the IP header of a frame in XDP.
-    fn rewrite_frame(view: View<'_>, change: &Change<Self>) -> Option<()>;
+    fn rewrite_frame(view: View<'_>, headers: &Headers<Self>, change: &Change<Self>) -> Option<()>;
     /// Rewrites the IP header of a packet in tc.
-    fn rewrite_header(skb: &Skb<'_>, change: &Change<Self>) -> Option<()>;
-    /// Translates the packet quoted by an ICMP error.
-    fn rewrite_quote(
-        skb: &Skb<'_>,
-        headers: &Headers<Self>,
-        change: &Change<Self>,
-    ) -> Result<(), Reason>;
+    fn rewrite_header(skb: &Skb<'_>, headers: &Headers<Self>, change: &Change<Self>) -> Option<()>;
+    /// Where the source address stands in the IP header; the destination follows it.
+    const SOURCE_AT: usize;
+    /// What an ICMP error quotes.
+    fn quoted(skb: &Skb<'_>, headers: &Headers<Self>) -> Option<Quoted>;
+    /// Brings the checksum of the quoted IP header at `l3` up to date and gives that change.
+    fn update_quoted_header(skb: &Skb<'_>, l3: usize, addresses: Delta) -> Result<Delta, Reason>;
+    /// Replaces the address at `at` if it is `old`, and gives the change.
+    fn replace_address(skb: &Skb<'_>, at: usize, old: &Self, new: &Self) -> Result<Delta, Reason>;
 }
 
 /// Makes the change to a packet in tc.
@@ -60,17 +63,27 @@ pub(crate) fn translate<A: Translate>(
     headers: &Headers<A>,
     change: &Change<A>,
 ) -> Result<(), Reason> {
-    let delta = A::delta(headers, change);
-    if let Some((destination, source)) = change.macs {
-        write_macs(skb.view(), destination, source).ok_or(Reason::RewriteFailed)?;
-    }
-    A::rewrite_header(skb, change).ok_or(Reason::RewriteFailed)?;
-    skb.update_checksum(headers.l4, headers.transport.checksum, delta)
-        .ok_or(Reason::RewriteFailed)?;
+    translate_headers(skb, headers, change).ok_or(Reason::RewriteFailed)?;
     if headers.transport.kind == Kind::IcmpError {
-        A::rewrite_quote(skb, headers, change)?;
+        let quoted = A::quoted(skb, headers);
+        let quoted = quoted.as_ref().ok_or(Reason::Malformed)?;
+        quote::rewrite(skb, headers, quoted, change)?;
     }
     Ok(())
+}
+
+#[inline(never)]
+fn translate_headers<A: Translate>(
+    skb: &Skb<'_>,
+    headers: &Headers<A>,
+    change: &Change<A>,
+) -> Option<()> {
+    let delta = A::delta(headers, change);
+    if let Some((destination, source)) = change.macs {
+        write_macs(skb.view(), destination, source)?;
+    }
+    A::rewrite_header(skb, headers, change)?;
+    skb.update_checksum(headers.l4, headers.transport.checksum, delta)
 }
 
 /// Makes the change to a frame in XDP, whose transport checksum is complete. `l4` is a constant
@@ -83,23 +96,22 @@ pub(crate) fn translate_frame<A: Translate>(
     l4: usize,
 ) -> Result<(), Reason> {
     let delta = A::delta(headers, change);
-    let (at, old) = match headers.transport.checksum {
-        Checksum::None => (l4, [0; 2]),
-        Checksum::Plain(offset) | Checksum::Optional(offset) => (
-            l4 + offset,
-            view.read(l4 + offset).ok_or(Reason::RewriteFailed)?,
-        ),
+    let checksum = match headers.transport.checksum.offset() {
+        None => None,
+        Some(offset) => {
+            let at = l4 + offset;
+            Some((at, view.read(at).ok_or(Reason::RewriteFailed)?))
+        }
     };
     if let Some((destination, source)) = change.macs {
         write_macs(view, destination, source).ok_or(Reason::RewriteFailed)?;
     }
-    A::rewrite_frame(view, change).ok_or(Reason::RewriteFailed)?;
-    match headers.transport.checksum {
-        Checksum::None => Some(()),
-        Checksum::Plain(_) => view.write(at, delta.applied_to(old)),
-        Checksum::Optional(_) => view.write(at, delta.applied_to_udp(old)),
+    A::rewrite_frame(view, headers, change).ok_or(Reason::RewriteFailed)?;
+    if let Some((at, old)) = checksum {
+        let new = headers.transport.checksum.changed(old, delta);
+        view.write(at, new).ok_or(Reason::RewriteFailed)?;
     }
-    .ok_or(Reason::RewriteFailed)
+    Ok(())
 }
 
 #[inline(always)]
@@ -119,12 +131,16 @@ impl Translate for Ipv4Wire {
     }
 
     #[inline(always)]
-    fn rewrite_header(skb: &Skb<'_>, change: &Change<Self>) -> Option<()> {
-        Self::rewrite_frame(skb.view(), change)
+    fn rewrite_header(skb: &Skb<'_>, headers: &Headers<Self>, change: &Change<Self>) -> Option<()> {
+        Self::rewrite_frame(skb.view(), headers, change)
     }
 
     #[inline(always)]
-    fn rewrite_frame(view: View<'_>, change: &Change<Self>) -> Option<()> {
+    fn rewrite_frame(
+        view: View<'_>,
+        _headers: &Headers<Self>,
+        change: &Change<Self>,
+    ) -> Option<()> {
         let old: [u8; IPV4_LEN] = view.read(ETHERNET_LEN)?;
         let mut new = old;
         if change.hop == Hop::Used {
@@ -142,12 +158,91 @@ impl Translate for Ipv4Wire {
         view.write(ETHERNET_LEN, new)
     }
 
+    const SOURCE_AT: usize = parse::IPV4_ADDRESSES;
+
+    #[inline(never)]
+    fn quoted(skb: &Skb<'_>, headers: &Headers<Self>) -> Option<Quoted> {
+        parse::ipv4_quoted(skb, quote::start(headers), quote::available(headers)?)
+    }
+
     #[inline(always)]
-    fn rewrite_quote(
-        skb: &Skb<'_>,
-        headers: &Headers<Self>,
-        change: &Change<Self>,
-    ) -> Result<(), Reason> {
-        quote::rewrite_ipv4(skb, headers, change)
+    fn update_quoted_header(skb: &Skb<'_>, l3: usize, addresses: Delta) -> Result<Delta, Reason> {
+        quote::update_ipv4_header(skb, l3, addresses)
+    }
+
+    #[inline(always)]
+    fn replace_address(skb: &Skb<'_>, at: usize, old: &Self, new: &Self) -> Result<Delta, Reason> {
+        replace_bytes(skb, at, old, new)
     }
 }
+
+impl Translate for Ipv6Wire {
+    #[inline(always)]
+    fn delta(headers: &Headers<Self>, change: &Change<Self>) -> Delta {
+        Delta::none()
+            .replaced(headers.source, change.source)
+            .replaced(headers.destination, change.destination)
+    }
+
+    /// No checksum of its own makes up for the changes in this header, so the kernel has to be told.
+    #[inline(always)]
+    fn rewrite_header(skb: &Skb<'_>, headers: &Headers<Self>, change: &Change<Self>) -> Option<()> {
+        if change.hop == Hop::Used {
+            skb.store_summed(IPV6_HOP_LIMIT, &[headers.ttl.wrapping_sub(1)])?;
+        }
+        if change.source != headers.source {
+            skb.store_summed(IPV6_SOURCE, &change.source)?;
+        }
+        if change.destination != headers.destination {
+            skb.store_summed(IPV6_DESTINATION, &change.destination)?;
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn rewrite_frame(view: View<'_>, headers: &Headers<Self>, change: &Change<Self>) -> Option<()> {
+        if change.hop == Hop::Used {
+            view.write(IPV6_HOP_LIMIT, [headers.ttl.wrapping_sub(1)])?;
+        }
+        view.write(IPV6_SOURCE, change.source)?;
+        view.write(IPV6_DESTINATION, change.destination)
+    }
+
+    const SOURCE_AT: usize = parse::IPV6_ADDRESSES;
+
+    #[inline(never)]
+    fn quoted(skb: &Skb<'_>, headers: &Headers<Self>) -> Option<Quoted> {
+        parse::ipv6_quoted(skb, quote::start(headers), quote::available(headers)?)
+    }
+
+    /// It has no checksum.
+    #[inline(always)]
+    fn update_quoted_header(_: &Skb<'_>, _: usize, _: Delta) -> Result<Delta, Reason> {
+        Ok(Delta::none())
+    }
+
+    #[inline(always)]
+    fn replace_address(skb: &Skb<'_>, at: usize, old: &Self, new: &Self) -> Result<Delta, Reason> {
+        replace_bytes(skb, at, old, new)
+    }
+}
+
+/// See [`Translate::replace_address`].
+#[inline(always)]
+fn replace_bytes<const N: usize>(
+    skb: &Skb<'_>,
+    at: usize,
+    old: &[u8; N],
+    new: &[u8; N],
+) -> Result<Delta, Reason> {
+    if skb.read::<N>(at).ok_or(Reason::Malformed)? != *old {
+        return Ok(Delta::none());
+    }
+    skb.store(at, new).ok_or(Reason::RewriteFailed)?;
+    Ok(Delta::none().replaced(*old, *new))
+}
+
+/// Where the fields of the IPv6 header stand in a frame.
+const IPV6_HOP_LIMIT: usize = ETHERNET_LEN + 7;
+const IPV6_SOURCE: usize = ETHERNET_LEN + 8;
+const IPV6_DESTINATION: usize = ETHERNET_LEN + 24;

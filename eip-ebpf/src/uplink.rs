@@ -11,7 +11,8 @@ use eip_common::{
 };
 
 use crate::{
-    deliver::{Arrival, deliver},
+    carry::{Plan, carry_out},
+    deliver::deliver,
     family::Family,
     maps,
     packet::{Frame, Skb, View},
@@ -60,10 +61,12 @@ fn received<A: Family>(skb: &Skb<'_>) -> Verdict {
     let Some((_, destination)) = A::addresses(&skb.view()) else {
         return Verdict::of(Reason::NotIp);
     };
-    let Some(binding) = A::binding(destination) else {
+    let binding = A::binding(destination);
+    let Some(binding) = &binding else {
         return Verdict::of(Reason::NotEip);
     };
-    let Ok(headers) = A::headers(skb) else {
+    let headers = A::headers(skb);
+    let Ok(headers) = &headers else {
         return Verdict::of_binding(Reason::Malformed, binding.slot);
     };
     if headers.transport.kind == Kind::Discovery {
@@ -73,30 +76,33 @@ fn received<A: Family>(skb: &Skb<'_>) -> Verdict {
     if source_net & NET_EIP != 0 && A::binding(headers.source).is_some() {
         return Verdict::of_binding(Reason::SpoofedFromNetwork, binding.slot);
     }
-    let arrival = Arrival {
-        headers: &headers,
-        source: headers.source,
-        source_net,
-    };
-    deliver(skb, &arrival, &binding)
+    let mut plan = Plan::untouched(headers, Reason::NotEip, binding.slot);
+    deliver(skb, headers, source_net, binding, &mut plan);
+    carry_out(skb, headers, &plan)
 }
 
-/// XDP: classifies, and carries what the express lane may carry. Whatever it is not sure of it leaves
-/// to tc unchanged.
+/// XDP, to its end.
+#[inline(never)]
+pub(crate) fn classify<A: Family>(frame: &Frame<'_>) -> u32 {
+    classified::<A>(frame).finish_xdp(Hook::UplinkXdp, frame)
+}
+
+/// Carries what the express lane may carry. Whatever it is not sure of it leaves to tc unchanged.
 #[inline(always)]
-pub(crate) fn classify<A: Family>(frame: &Frame<'_>) -> Verdict {
+fn classified<A: Family>(frame: &Frame<'_>) -> Verdict {
     let view = frame.view();
     let Some((_, destination)) = A::addresses(&view) else {
         return Verdict::of(Reason::NotIp);
     };
-    let Some(binding) = A::binding(destination) else {
+    let binding = A::binding(destination);
+    let Some(binding) = &binding else {
         return Verdict::of(Reason::NotEip);
     };
     if binding.delivery != Delivery::Xdp as u8 {
         return Verdict::of_binding(Reason::LeftToTc, binding.slot);
     }
-    match A::plain_headers(view) {
-        Ok(headers) if may_take_express(&headers, &binding) => express(frame, &headers, &binding),
+    match &A::plain_headers(view) {
+        Ok(headers) if may_take_express(headers, binding) => express(frame, headers, binding),
         Ok(_) | Err(ParseError::Malformed | ParseError::NotIp) => {
             Verdict::of_binding(Reason::LeftToTc, binding.slot)
         }
@@ -114,7 +120,7 @@ fn may_take_express<A: Family>(headers: &Headers<A>, binding: &Binding<A>) -> bo
         && A::net(headers.source) & (NET_BYPASS | NET_EIP) == 0
 }
 
-#[inline(always)]
+#[inline(never)]
 fn express<A: Family>(frame: &Frame<'_>, headers: &Headers<A>, binding: &Binding<A>) -> Verdict {
     let change = Change {
         source: headers.source,

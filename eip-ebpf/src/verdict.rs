@@ -16,21 +16,18 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(crate) struct Verdict {
     reason: Reason,
-    slot: Option<u32>,
-    redirect: Option<i64>,
-    blames_port: bool,
+    slot: u32,
+    redirect: i32,
 }
+
+/// No helper has been asked to redirect the packet.
+const NO_REDIRECT: i32 = i32::MIN;
 
 impl Verdict {
     /// Ends the packet for a reason that concerns no binding.
     #[inline(always)]
     pub(crate) const fn of(reason: Reason) -> Self {
-        Self {
-            reason,
-            slot: None,
-            redirect: None,
-            blames_port: false,
-        }
+        Self::of_binding(reason, NO_SLOT)
     }
 
     /// Ends a packet of the binding with this counter slot.
@@ -38,101 +35,83 @@ impl Verdict {
     pub(crate) const fn of_binding(reason: Reason, slot: u32) -> Self {
         Self {
             reason,
-            slot: Some(slot),
-            redirect: None,
-            blames_port: false,
+            slot,
+            redirect: NO_REDIRECT,
         }
     }
 
     /// Ends a packet of a binding with what a redirect helper returned.
     #[inline(always)]
     pub(crate) const fn redirected(reason: Reason, slot: u32, code: i64) -> Self {
-        Self {
-            reason,
-            slot: Some(slot),
-            redirect: Some(code),
-            blames_port: false,
-        }
-    }
-
-    /// Drops what a VM sent as somebody else: counted for the binding it pretends to be, if that is one,
-    /// and for the port it is behind.
-    #[inline(always)]
-    pub(crate) const fn spoofed(reason: Reason, slot: Option<u32>) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "helpers return tc and XDP actions"
+        )]
+        let redirect = code as i32;
         Self {
             reason,
             slot,
-            redirect: None,
-            blames_port: true,
+            redirect,
         }
     }
 
-    /// Whether the packet ends here.
     #[inline(always)]
-    pub(crate) fn is_drop(self) -> bool {
-        matches!(self.reason.class(), Class::Drop)
-    }
-
-    #[inline(always)]
-    fn count(self, hook: Hook, packet: &impl Captured) {
+    fn count<C: Captured>(self, hook: Hook, packet: &C) {
         maps::count_reason(hook, self.reason);
         if self.reason.is_exception() {
-            if let Some(slot) = self.slot {
-                maps::count_binding_reason(hook, self.reason, slot);
+            if self.slot != NO_SLOT {
+                maps::count_binding_reason(hook, self.reason, self.slot);
             }
-            if self.blames_port {
+            // What a VM sent as somebody else: the port it is behind is to blame, the binding it
+            // pretends to be, if that is one, only the victim.
+            if matches!(self.reason, Reason::SpoofedEip | Reason::SpoofedVm) {
                 maps::count_binding_reason(hook, self.reason, BY_PORT | packet.interface());
             }
         }
-        self.show(hook, packet);
-    }
-
-    /// Writes a sample when somebody wants to see packets like this one.
-    #[inline(always)]
-    fn show(self, hook: Hook, packet: &impl Captured) {
-        let Some(watch) = maps::watch() else {
-            return;
-        };
-        let time = now();
-        let is_of_them = watch.slot == NO_SLOT
-            || self.slot == Some(watch.slot)
-            || packet.interface() == watch.port;
-        if time < watch.until
-            && watch.reasons & (1 << self.reason as u64) != 0
-            && watch.hooks & (1 << hook as u32) != 0
-            && is_of_them
-        {
-            let about = (hook, self.reason, self.slot.unwrap_or(NO_SLOT));
-            maps::sample(watch, time, |place| capture(place, packet, about, time));
+        if maps::watch().is_some() {
+            show(hook, self.reason, self.slot, packet);
         }
     }
 
     /// Counts and gives the tc action. What goes on to the kernel goes on to the programs behind this
     /// one first: `TC_ACT_UNSPEC` is "next" for tcx and clsact alike.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn finish_tc(self, hook: Hook, skb: &Skb<'_>) -> i32 {
         self.count(hook, skb);
         match (self.reason.class(), self.redirect) {
             (Class::Drop, _) => TC_ACT_SHOT,
-            #[expect(clippy::cast_possible_truncation, reason = "helpers return tc actions")]
-            (Class::Carry | Class::Pass, Some(code)) => code as i32,
-            (Class::Carry | Class::Pass, None) => TC_ACT_UNSPEC,
+            (Class::Carry | Class::Pass, NO_REDIRECT) => TC_ACT_UNSPEC,
+            (Class::Carry | Class::Pass, code) => code,
         }
     }
 
     /// Counts and gives the XDP action.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn finish_xdp(self, hook: Hook, frame: &Frame<'_>) -> u32 {
         self.count(hook, frame);
         match (self.reason.class(), self.redirect) {
             (Class::Drop, _) => xdp_action::XDP_DROP,
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "helpers return XDP actions"
-            )]
-            (Class::Carry | Class::Pass, Some(code)) => code as u32,
-            (Class::Carry | Class::Pass, None) => xdp_action::XDP_PASS,
+            (Class::Carry | Class::Pass, NO_REDIRECT) => xdp_action::XDP_PASS,
+            (Class::Carry | Class::Pass, code) => code.cast_unsigned(),
         }
+    }
+}
+
+/// Writes a sample when somebody wants to see packets like this one.
+#[inline(never)]
+fn show<C: Captured>(hook: Hook, reason: Reason, slot: u32, packet: &C) {
+    let Some(watch) = maps::watch() else {
+        return;
+    };
+    let time = now();
+    let is_of_them =
+        watch.slot == NO_SLOT || slot == watch.slot || packet.interface() == watch.port;
+    if time < watch.until
+        && watch.reasons & (1 << reason as u64) != 0
+        && watch.hooks & (1 << hook as u32) != 0
+        && is_of_them
+    {
+        let about = (hook, reason, slot);
+        maps::sample(watch, time, |place| capture(place, packet, about, time));
     }
 }

@@ -203,7 +203,7 @@ fn fill<A: Copy + Into<IpAddr> + AsRef<[u8]>>(
     view.ttl = Some(headers.ttl);
     let ports = [headers.transport.source, headers.transport.destination].map(u16::from_be_bytes);
     let has_ports =
-        headers.transport.checksum != Checksum::None && headers.fragment != Fragment::Later;
+        headers.transport.checksum != Checksum::NONE && headers.fragment != Fragment::Later;
     if has_ports {
         view.source_port = Some(ports[0]);
         view.destination_port = Some(ports[1]);
@@ -295,11 +295,13 @@ fn flags(byte: u8) -> String {
 fn wrong_checksums<A: AsRef<[u8]>>(headers: &Headers<A>, frame: &[u8]) -> Vec<&'static str> {
     let mut wrong = Vec::new();
     let is_v4 = headers.source.as_ref().len() == 4;
-    let ip_header = frame.get(headers.l3..headers.l4).unwrap_or_default();
+    let ip_header = frame
+        .get(usize::from(headers.l3)..headers.l4)
+        .unwrap_or_default();
     if is_v4 && sum(&[ip_header]) != 0xffff {
         wrong.push("IP header");
     }
-    let end = headers.l3 + usize::try_from(headers.len).unwrap_or(0);
+    let end = usize::from(headers.l3) + usize::try_from(headers.len).unwrap_or(0);
     let transport = frame.get(headers.l4..end).unwrap_or_default();
     let (name, covers_addresses, at) = match headers.protocol {
         TCP => ("TCP", true, 16),

@@ -15,6 +15,7 @@
 
 pub mod netns;
 pub mod packet;
+pub mod packet6;
 pub mod world;
 
 pub use packet::{checksums_are_right, ip};

@@ -1,22 +1,22 @@
 //! One copy of the programs with maps of its own.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key},
     programs::{SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp},
 };
 use eip_common::{
     abi::{
-        ABI_VERSION, BINDING_PRIMARY, BINDING_SHARES_VM, Binding, CONFIG_GATEWAY4, Config,
-        Delivery, EipReasonKey, FlowKey, NET_BYPASS, NET_EIP, Net, Quota, Sample, Traffic, Uplink,
-        VM_MANY_EIPS, VM_STACK_LANE, Vm, Watch, map, program,
+        ABI_VERSION, BINDING_PRIMARY, BINDING_SHARES_VM, Binding, CONFIG_GATEWAY4, CONFIG_GATEWAY6,
+        Config, Delivery, EipReasonKey, FlowKey, NET_BYPASS, NET_EIP, Net, Quota, Sample, Traffic,
+        Uplink, VM_MANY_EIPS, VM_STACK_LANE, Vm, Watch, map, program,
     },
     reason::{Hook, Reason, counter_index},
 };
 
-use crate::packet::ip;
+use crate::{packet::ip, packet6::ip6};
 
 /// The interface a test packet is on: loopback of the test's own namespace.
 pub const PORT: u32 = 1;
@@ -191,12 +191,37 @@ impl World {
         world
     }
 
+    /// The same node with both families: pods `fd00:10:244::/48`, EIPs from `2001:db8:e::/64`.
+    #[must_use]
+    pub fn dual_stack_node() -> Self {
+        let mut world = Self::node();
+        world.net("fd00:10:244::/48", NET_BYPASS);
+        world.net("2001:db8:e::/64", NET_EIP);
+        world.put_config(Config {
+            abi_version: ABI_VERSION,
+            flags: CONFIG_GATEWAY4 | CONFIG_GATEWAY6,
+            gateway_ifindex: OTHER_PORT,
+            gateway_mtu: 1500,
+            gateway4: ip("192.0.2.1"),
+            gateway6: ip6("2001:db8:f::1"),
+        });
+        world
+    }
+
     /// Writes a prefix.
     pub fn net(&mut self, prefix: &str, flags: u32) {
         let (address, len) = prefix.split_once('/').expect("a prefix");
-        let key = Key::new(len.parse().expect("a length"), ip(address));
-        self.lpm(map::NETS4)
-            .insert(&key, Net { flags }, 0)
+        let len = len.parse().expect("a length");
+        match address.parse().expect("an address") {
+            IpAddr::V4(address) => self.put_net(map::NETS4, len, address.octets(), flags),
+            IpAddr::V6(address) => self.put_net(map::NETS6, len, address.octets(), flags),
+        }
+    }
+
+    fn put_net<A: Pod>(&mut self, name: &str, len: u32, address: A, flags: u32) {
+        let map = self.ebpf.map_mut(name).expect("map");
+        let mut map: LpmTrie<&mut MapData, A, Net> = map.try_into().expect("a trie");
+        map.insert(&Key::new(len, address), Net { flags }, 0)
             .expect("room for a prefix");
     }
 
@@ -249,51 +274,76 @@ impl World {
 
     /// As [`Self::bind`], behind another port.
     pub fn bind_at(&mut self, eip: &str, vm: &str, delivery: Delivery, port: u32) -> u32 {
+        match (parsed(eip), parsed(vm)) {
+            (IpAddr::V4(eip), IpAddr::V4(vm)) => {
+                self.bind_addresses(eip.octets(), vm.octets(), delivery, port)
+            }
+            (IpAddr::V6(eip), IpAddr::V6(vm)) => {
+                self.bind_addresses(eip.octets(), vm.octets(), delivery, port)
+            }
+            (eip, vm) => panic!("{eip} and {vm} are of two families"),
+        }
+    }
+
+    fn bind_addresses<A: Wire>(&mut self, eip: A, vm: A, delivery: Delivery, port: u32) -> u32 {
         let slot = self.slots;
         self.slots += 1;
-        self.put_binding(eip, binding(vm, delivery, port, slot, BINDING_PRIMARY));
+        self.put(
+            A::EIPS,
+            eip,
+            binding(vm, delivery, port, slot, BINDING_PRIMARY),
+        );
         let flags = if delivery == Delivery::Stack {
             VM_STACK_LANE
         } else {
             0
         };
-        self.put_vm(
-            vm,
-            Vm {
-                eip: ip(eip),
-                port_ifindex: port,
-                l3_ifindex: port,
-                slot,
-                flags,
-            },
-        );
+        let value = Vm {
+            eip,
+            port_ifindex: port,
+            l3_ifindex: port,
+            slot,
+            flags,
+        };
+        self.put(A::VMS, vm, value);
         slot
     }
 
     /// Adds a second EIP to a VM that has one. Gives the counter slot of the second.
     pub fn bind_second(&mut self, first: &str, second: &str, vm: &str, delivery: Delivery) -> u32 {
+        match (parsed(first), parsed(second), parsed(vm)) {
+            (IpAddr::V4(first), IpAddr::V4(second), IpAddr::V4(vm)) => {
+                self.share(first.octets(), second.octets(), vm.octets(), delivery)
+            }
+            (IpAddr::V6(first), IpAddr::V6(second), IpAddr::V6(vm)) => {
+                self.share(first.octets(), second.octets(), vm.octets(), delivery)
+            }
+            (first, second, vm) => panic!("{first}, {second} and {vm} are of two families"),
+        }
+    }
+
+    fn share<A: Wire>(&mut self, first: A, second: A, vm: A, delivery: Delivery) -> u32 {
         let slot = self.slots;
         self.slots += 1;
-        self.put_binding(second, binding(vm, delivery, PORT, slot, BINDING_SHARES_VM));
+        let shared = binding(vm, delivery, PORT, slot, BINDING_SHARES_VM);
+        self.put(A::EIPS, second, shared);
         let flags = BINDING_PRIMARY | BINDING_SHARES_VM;
-        self.put_binding(first, binding(vm, delivery, PORT, slot - 1, flags));
-        let vm_value = Vm {
-            eip: ip(first),
+        let primary = binding(vm, delivery, PORT, slot - 1, flags);
+        self.put(A::EIPS, first, primary);
+        let value = Vm {
+            eip: first,
             port_ifindex: PORT,
             l3_ifindex: PORT,
             slot: slot - 1,
             flags: VM_MANY_EIPS,
         };
-        self.put_vm(vm, vm_value);
+        self.put(A::VMS, vm, value);
         slot
     }
 
     /// Writes an EIP as it stands.
     pub fn put_binding(&mut self, eip: &str, value: Binding<[u8; 4]>) {
-        let map = self.ebpf.map_mut(map::EIP4).expect("map");
-        let mut map: HashMap<&mut MapData, [u8; 4], Binding<[u8; 4]>> =
-            map.try_into().expect("a hash map");
-        map.insert(ip(eip), value, 0).expect("room for a binding");
+        self.put(map::EIP4, ip(eip), value);
     }
 
     /// Writes an IPv6 EIP as it stands.
@@ -306,26 +356,24 @@ impl World {
 
     /// Writes a VM as it stands.
     pub fn put_vm(&mut self, vm: &str, value: Vm<[u8; 4]>) {
-        let map = self.ebpf.map_mut(map::VM4).expect("map");
-        let mut map: HashMap<&mut MapData, [u8; 4], Vm<[u8; 4]>> =
-            map.try_into().expect("a hash map");
-        map.insert(ip(vm), value, 0).expect("room for a VM");
+        self.put(map::VM4, ip(vm), value);
+    }
+
+    fn put<K: Pod, V: Pod>(&mut self, name: &str, key: K, value: V) {
+        let map = self.ebpf.map_mut(name).expect("map");
+        let mut map: HashMap<&mut MapData, K, V> = map.try_into().expect("a hash map");
+        map.insert(key, value, 0).expect("room for an entry");
     }
 
     /// The EIP remembered for a conversation.
     #[must_use]
-    pub fn flow(&self, key: &FlowKey<[u8; 4]>) -> Option<[u8; 4]> {
-        let map = self.ebpf.map(map::FLOW4).expect("map");
-        let map: HashMap<&MapData, FlowKey<[u8; 4]>, [u8; 4]> = map.try_into().expect("a map");
+    pub fn flow<A: Wire>(&self, key: &FlowKey<A>) -> Option<A>
+    where
+        FlowKey<A>: Pod,
+    {
+        let map = self.ebpf.map(A::FLOWS).expect("map");
+        let map: HashMap<&MapData, FlowKey<A>, A> = map.try_into().expect("a map");
         map.get(key, 0).ok()
-    }
-
-    fn lpm(&mut self, name: &str) -> LpmTrie<&mut MapData, [u8; 4], Net> {
-        self.ebpf
-            .map_mut(name)
-            .expect("map")
-            .try_into()
-            .expect("a trie")
     }
 
     /// Sends a packet through a hook.
@@ -504,11 +552,37 @@ fn difference<K: Ord + Copy>(
     moved
 }
 
+/// An address as the maps hold it.
+pub trait Wire: Pod {
+    /// Map of its EIPs.
+    const EIPS: &str;
+    /// Map of its VMs.
+    const VMS: &str;
+    /// Map of its flows.
+    const FLOWS: &str;
+}
+
+impl Wire for [u8; 4] {
+    const EIPS: &str = map::EIP4;
+    const VMS: &str = map::VM4;
+    const FLOWS: &str = map::FLOW4;
+}
+
+impl Wire for [u8; 16] {
+    const EIPS: &str = map::EIP6;
+    const VMS: &str = map::VM6;
+    const FLOWS: &str = map::FLOW6;
+}
+
+fn parsed(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
 /// A binding with the MACs and MTU of these tests.
 #[must_use]
-pub fn binding(vm: &str, delivery: Delivery, port: u32, slot: u32, flags: u8) -> Binding<[u8; 4]> {
+pub fn binding<A>(vm: A, delivery: Delivery, port: u32, slot: u32, flags: u8) -> Binding<A> {
     Binding {
-        vm: ip(vm),
+        vm,
         port_ifindex: port,
         l3_ifindex: port,
         slot,

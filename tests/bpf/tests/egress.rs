@@ -313,7 +313,7 @@ fn a_hairpin_whose_ttl_ends_or_size_exceeds_goes_to_the_kernel_as_the_eip() {
     world.put_binding(
         "203.0.113.11",
         binding(
-            "10.244.1.11",
+            ip("10.244.1.11"),
             Delivery::Peer,
             OTHER_PORT,
             5,

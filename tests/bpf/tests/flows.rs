@@ -3,6 +3,7 @@
 use eip_bpf_tests::{
     Action, World,
     packet::{ends, fragment, ip, translated},
+    world::OTHER_PORT,
 };
 use eip_common::{
     abi::{Delivery, FlowKey},
@@ -269,4 +270,23 @@ fn fragmented_replies_of_a_vm_with_two_eips_stay_together() {
         run.ended(Reason::SentToUplink);
         assert_eq!(&run.packet[26..30], &ip(SECOND));
     }
+}
+
+#[test]
+fn an_error_that_quotes_another_vms_conversation_does_not_carry_its_eip() {
+    use etherparse::{Icmpv4Type, icmpv4::DestUnreachableHeader};
+    let other_vm = "10.244.2.20";
+    let mut world = World::node();
+    world.bind(EIP, VM, Delivery::Peer);
+    world.bind_at(SECOND, other_vm, Delivery::Peer, OTHER_PORT);
+    world.send(Hook::UplinkTc, &ends(POD, SECOND).udp(4000, 53, b"q"));
+    let quote = &ends(POD, other_vm).udp(4000, 53, b"q")[14..];
+    let kind = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port);
+    let error = ends(VM, POD).icmp_error(kind, quote);
+    world
+        .send(Hook::DoorOut, &error)
+        .ended(Reason::Bypass)
+        .with(Action::Pass)
+        .carried(&[])
+        .leaving(&error);
 }

@@ -416,7 +416,7 @@ fn direct_traffic_to_the_vm_passes_its_door_untouched() {
 #[test]
 fn an_unknown_delivery_byte_is_served_by_the_stack_lane() {
     let mut world = World::node();
-    let mut value = binding(VM, Delivery::Peer, PORT, 0, 1);
+    let mut value = binding(ip(VM), Delivery::Peer, PORT, 0, 1);
     value.delivery = 200;
     world.put_binding(EIP, value);
     let packet = ends(CLIENT, EIP).udp(1, 2, b"x");

@@ -44,7 +44,7 @@ fn world() -> World {
     world.uplink(PORT, 1500);
     let value = |slot, flags| {
         let flags = BINDING_PRIMARY | flags;
-        binding("10.244.1.10", Delivery::Peer, PORT, slot, flags)
+        binding(ip("10.244.1.10"), Delivery::Peer, PORT, slot, flags)
     };
     world.put_binding(EIP, value(SLOT, BINDING_ANSWER_L2));
     world.put_binding(SILENT, value(SILENT_SLOT, 0));
@@ -574,7 +574,13 @@ fn what_carries_a_tag_or_is_on_no_uplink_is_not_answered() {
         .leaving(&tagged);
 
     let mut elsewhere = World::node();
-    let value = binding("10.244.1.10", Delivery::Peer, PORT, SLOT, BINDING_ANSWER_L2);
+    let value = binding(
+        ip("10.244.1.10"),
+        Delivery::Peer,
+        PORT,
+        SLOT,
+        BINDING_ANSWER_L2,
+    );
     elsewhere.put_binding(EIP, value);
     elsewhere
         .send(Hook::UplinkTc, &QUESTION.frame())

@@ -50,11 +50,6 @@ fn example(reason: Reason) -> Option<(Hook, Delivery, Vec<u8>)> {
         Reason::Malformed => (UplinkTc, Peer, ends(CLIENT, EIP).raw(6, &[0; 4])),
         Reason::SpoofedEip => (DoorOut, Peer, ends(EIP, CLIENT).udp(1, 2, b"x")),
         Reason::SpoofedFromNetwork => (UplinkTc, Peer, ends(EIP, EIP).udp(1, 2, b"x")),
-        Reason::Ipv6 => (DoorOut, Peer, {
-            let mut packet = ends(VM, CLIENT).udp(1, 2, &[0; 40]);
-            packet[12..14].copy_from_slice(&[0x86, 0xdd]);
-            packet
-        }),
         Reason::NeighbourInvalid => (UplinkTc, Peer, [[0; 12].as_slice(), &[8, 6]].concat()),
         // With more than one packet or binding: their own tests below and beside. A rewrite fails only
         // in a kernel without memory.

@@ -122,7 +122,16 @@ fn filled_world(count: u32, spread: Spread) -> World {
         };
         let (here, there) = (address(index), address(next));
         let lane = Delivery::Xdp;
-        world.put_binding(&here, binding(&there, lane, PORT, index, BINDING_PRIMARY));
+        world.put_binding(
+            &here,
+            binding(
+                eip_bpf_tests::ip(&there),
+                lane,
+                PORT,
+                index,
+                BINDING_PRIMARY,
+            ),
+        );
         let vm = Vm {
             eip: eip_bpf_tests::ip(&there),
             port_ifindex: PORT,
