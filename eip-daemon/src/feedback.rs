@@ -5,7 +5,7 @@
 //! own name. It decides nothing and nobody waits for it. A binding that leaves the node is not
 //! written any more: the node that gets it takes these fields over.
 //!
-//! Writes are few: one per change of one binding, [`WRITERS`] at a time, [`PAUSE`] between two of the
+//! Writes are few: one per change of one binding, a few at a time, with a pause between two of the
 //! same binding, with growing pauses while the API server does not take them.
 
 use std::{
