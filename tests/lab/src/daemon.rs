@@ -519,6 +519,20 @@ impl Daemon {
         .with_context(|| format!("last seen: {:?}", self.binding(key)))
     }
 
+    /// Waits until a binding is served by a lane: it may begin with a humbler one while the VM's hardware
+    /// address is not known yet.
+    ///
+    /// # Errors
+    /// As [`Daemon::wait_state`].
+    pub fn wait_delivery(&mut self, key: &str, delivery: &str) -> anyhow::Result<()> {
+        self.settle(&format!("{key} is delivered by {delivery}"), |daemon| {
+            daemon
+                .binding(key)
+                .is_some_and(|binding| binding["delivery"] == delivery)
+        })
+        .with_context(|| format!("last seen: {:?}", self.binding(key)))
+    }
+
     /// Binds by document and waits until it works.
     ///
     /// # Errors

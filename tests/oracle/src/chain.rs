@@ -87,6 +87,11 @@ impl Chain {
             chain.barrier(Direction::Inward, guest)?;
             chain.barrier(Direction::Outward, guest)?;
         }
+        if let (Translator::Ours(delivery), Some(daemon)) = (translator, &mut chain.daemon) {
+            for (_, eip) in GUESTS {
+                daemon.wait_delivery(&eip.to_string(), delivery)?;
+            }
+        }
         Ok(chain)
     }
 

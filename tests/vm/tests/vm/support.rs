@@ -30,7 +30,7 @@ const KERNEL: &str = "linux-image-cloud-amd64";
 pub(crate) struct Stage {
     pub(crate) machine: Machine,
     _servers: Vec<Echo>,
-    _daemon: Daemon,
+    pub(crate) daemon: Daemon,
     pub(crate) world: World,
     pub(crate) eip: Ipv4Addr,
 }
@@ -76,7 +76,7 @@ impl Stage {
         Some(Self {
             machine,
             _servers: servers,
-            _daemon: daemon,
+            daemon,
             world,
             eip,
         })

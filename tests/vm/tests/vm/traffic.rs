@@ -128,7 +128,7 @@ fn a_small_link_of_a_masquerade_binding_is_found() {
 #[test]
 fn without_br_netfilter_only_the_stack_lane_gets_large_fragments_to_a_bridge_binding() {
     for (delivery, arrives) in [("peer", false), ("stack", true)] {
-        let Some(stage) = Stage::raise_with(
+        let Some(mut stage) = Stage::raise_with(
             WorldOptions {
                 guest_mtu: 1400,
                 forward_accept: ForwardAccept::Present,
@@ -147,6 +147,8 @@ fn without_br_netfilter_only_the_stack_lane_gets_large_fragments_to_a_bridge_bin
         // Not every kernel has br_netfilter, and then it is as if it were off.
         let _ = pod.sysctl("bridge/bridge-nf-call-iptables=0");
         traffic::udp(stage.client(), stage.server(), 1000, PATIENCE).unwrap();
+        let eip = stage.eip.to_string();
+        stage.daemon.wait_delivery(&eip, delivery).unwrap();
         let patience = if arrives { PATIENCE } else { SILENCE };
         let answer = traffic::udp(stage.client(), stage.server(), 4000, patience);
         assert_eq!(answer.is_ok(), arrives, "{delivery}: {answer:?}");
