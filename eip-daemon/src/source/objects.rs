@@ -25,7 +25,7 @@ mod vm;
 
 pub use bgp::{
     BfdSpec, BgpPeer, BgpPeerSpec, MarksSpec, MatchSpec, NextHopSpec, NumberOrWord, PEER_API,
-    PEER_KIND, PEER_SPEC, PreferredSpec, RuleSpec,
+    PEER_KIND, PEER_SPEC, PeerCrd, PreferredSpec, RuleSpec,
 };
 pub use crd::{definitions, definitions_as_yaml};
 pub use nets::{NODE_API, NODE_KIND, Node, SERVICE_CIDR_APIS, SERVICE_CIDR_KIND, ServiceCidr};

@@ -13,12 +13,12 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     model::{
-        BindingFact, Facts, NetFact, ObjectName, Origin, RefusedDocument, VmFact, VmInterface,
-        VmPhase,
+        BindingFact, Facts, NetFact, NodeFact, ObjectName, Origin, PeerFact, RefusedDocument,
+        VmFact, VmInterface, VmPhase,
     },
     source::objects::{
-        BINDING_API, BINDING_KIND, EipBinding, EipBindingStatus, Metadata, Node, ObjectError,
-        ServiceCidr,
+        BINDING_API, BINDING_KIND, BgpPeer, EipBinding, EipBindingStatus, Metadata, Node,
+        ObjectError, ServiceCidr,
     },
 };
 
@@ -33,14 +33,17 @@ pub(super) enum Stream {
     Nodes,
     /// Ranges of service addresses.
     ServiceCidrs,
+    /// Routers to announce to.
+    Peers,
 }
 
 impl Stream {
-    pub(super) const ALL: [Self; 4] = [
+    pub(super) const ALL: [Self; 5] = [
         Self::Bindings,
         Self::OtherBindings,
         Self::Nodes,
         Self::ServiceCidrs,
+        Self::Peers,
     ];
 }
 
@@ -54,7 +57,9 @@ enum Said {
     },
     /// Another node is to serve it, or none.
     NotHere,
+    Node(Box<(NetFact, NodeFact)>),
     Nets(NetFact),
+    Peer(Box<PeerFact>),
     Refused(String),
 }
 
@@ -149,8 +154,16 @@ impl Collection {
         let version = version.and_then(|version| version.parse().ok());
         let said = match stream {
             Stream::Bindings | Stream::OtherBindings => self.binding(&object),
-            Stream::Nodes => nets::<Node>(object, Node::into_fact),
-            Stream::ServiceCidrs => nets::<ServiceCidr>(object, ServiceCidr::into_fact),
+            Stream::Nodes => typed::<Node, _>(object, |node| {
+                let said = node.node_fact();
+                Ok(Said::Node(Box::new((node.into_fact(None)?, said))))
+            }),
+            Stream::ServiceCidrs => {
+                typed::<ServiceCidr, _>(object, |range| Ok(Said::Nets(range.into_fact(None)?)))
+            }
+            Stream::Peers => typed::<BgpPeer, _>(object, |peer| {
+                Ok(Said::Peer(Box::new(peer.into_fact(None)?)))
+            }),
         };
         let said = said.unwrap_or_else(Said::Refused);
         (name, Seen { version, said })
@@ -240,7 +253,12 @@ impl Collection {
                     join(&mut vms, vm);
                 }
                 Said::NotHere => {}
+                Said::Node(said) => {
+                    facts.nets.push(said.0.clone());
+                    facts.nodes.push(said.1.clone());
+                }
                 Said::Nets(fact) => facts.nets.push(fact.clone()),
+                Said::Peer(fact) => facts.peers.push((**fact).clone()),
                 Said::Refused(problem) => facts.refused.push(RefusedDocument {
                     origin: Origin {
                         file: format!("api:{stream:?}").into(),
@@ -272,7 +290,7 @@ impl Collection {
                 .is_none_or(|rival| rival.version < seen.version)
                 .then_some((Stream::OtherBindings, name, &seen.said))
         });
-        let rest = [Stream::Nodes, Stream::ServiceCidrs]
+        let rest = [Stream::Nodes, Stream::ServiceCidrs, Stream::Peers]
             .into_iter()
             .flat_map(move |stream| of(stream).map(move |(name, seen)| (stream, name, &seen.said)));
         let changing = self.changing.iter().filter(move |(name, _)| {
@@ -316,10 +334,12 @@ fn join(vms: &mut BTreeMap<ObjectName, VmFact>, vm: &VmFact) {
     }
 }
 
-fn nets<T: DeserializeOwned>(
-    object: DynamicObject,
-    read: fn(T, Option<Origin>) -> Result<NetFact, ObjectError>,
-) -> Result<Said, String> {
+/// Reads an object whose spec is all there is to it.
+fn typed<T, F>(object: DynamicObject, read: F) -> Result<Said, String>
+where
+    T: DeserializeOwned,
+    F: FnOnce(T) -> Result<Said, ObjectError>,
+{
     let mut value = object.data;
     let metadata = metadata(&object.metadata);
     let metadata = serde_json::to_value(metadata).map_err(|error| error.to_string())?;
@@ -327,8 +347,7 @@ fn nets<T: DeserializeOwned>(
         fields.insert("metadata".to_owned(), metadata);
     }
     let typed: T = serde_json::from_value(value).map_err(|error| error.to_string())?;
-    let fact = read(typed, None).map_err(|error| error.to_string())?;
-    Ok(Said::Nets(fact))
+    read(typed).map_err(|error| error.to_string())
 }
 
 fn name_of(metadata: &ObjectMeta) -> ObjectName {

@@ -25,7 +25,8 @@ use self::{
     collect::{Collection, Stream},
 };
 use super::objects::{
-    BINDING_API, BINDING_KIND, NODE_API, NODE_KIND, SERVICE_CIDR_APIS, SERVICE_CIDR_KIND,
+    BINDING_API, BINDING_KIND, NODE_API, NODE_KIND, PEER_API, PEER_KIND, SERVICE_CIDR_APIS,
+    SERVICE_CIDR_KIND,
 };
 use crate::model::Facts;
 
@@ -103,6 +104,7 @@ fn changes(client: &Client, stream: Stream, node: &str) -> Changes {
         Stream::Bindings => labelled(NODE_LABEL),
         Stream::OtherBindings => labelled(OTHER_NODE_LABEL),
         Stream::Nodes => follow(client, &resource(NODE_API, NODE_KIND, "nodes"), None),
+        Stream::Peers => follow(client, &resource(PEER_API, PEER_KIND, "bgppeers"), None),
         Stream::ServiceCidrs => {
             let ranges = resource(SERVICE_CIDR_APIS[0], SERVICE_CIDR_KIND, "servicecidrs");
             follow(client, &ranges, None)

@@ -54,7 +54,7 @@ pub(super) fn save(path: &Path, node: &str, facts: &Facts) -> io::Result<()> {
     let snapshot = Snapshot {
         layout: LAYOUT,
         node: node.to_owned(),
-        facts,
+        facts: with_secrets(facts)?,
     };
     file.write_all(&serde_json::to_vec(&snapshot)?)?;
     file.sync_all()?;
@@ -62,10 +62,21 @@ pub(super) fn save(path: &Path, node: &str, facts: &Facts) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// What is redacted for everybody else: the file is root's alone, and useless without.
+fn with_secrets(facts: &Facts) -> io::Result<serde_json::Value> {
+    let mut value = serde_json::to_value(facts)?;
+    for (index, node) in facts.nodes.iter().enumerate() {
+        for (key, secret) in &node.annotations {
+            value["nodes"][index]["annotations"][key] = secret.0.clone().into();
+        }
+    }
+    Ok(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{NetFact, ObjectName};
+    use crate::model::{NetFact, NodeFact, ObjectName, Secret};
 
     fn facts() -> Facts {
         Facts {
@@ -77,6 +88,11 @@ mod tests {
                 },
                 nets: vec!["10.244.0.0/16".parse().unwrap()],
                 origin: None,
+            }],
+            nodes: vec![NodeFact {
+                name: "n".to_owned(),
+                annotations: [("k/bgp-peers-0-password".to_owned(), Secret("s".to_owned()))].into(),
+                ..NodeFact::default()
             }],
             complete: true,
             ..Facts::default()
@@ -91,6 +107,7 @@ mod tests {
         save(&path, "n", &facts()).unwrap();
         let read = load(&path, "n").unwrap();
         assert_eq!((read.nets, read.complete), (facts().nets, false));
+        assert_eq!(read.nodes, facts().nodes);
     }
 
     #[test]

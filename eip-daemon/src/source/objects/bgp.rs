@@ -8,6 +8,8 @@ use std::{
 };
 
 use ipnet::IpNet;
+use kube::CustomResource;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::{Metadata, ObjectError, community::community};
@@ -72,8 +74,24 @@ pub enum NumberOrWord {
 }
 
 /// `spec` of a [`BgpPeer`].
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, CustomResource,
+)]
+#[kube(
+    group = "virteip.github.com",
+    version = "v1",
+    kind = "BgpPeer",
+    root = "PeerCrd",
+    plural = "bgppeers",
+    shortname = "bgpp",
+    doc = "A router that nodes announce elastic IPs to.",
+    printcolumn = r#"{"name":"ADDRESS","type":"string","jsonPath":".spec.peerAddress"}"#,
+    printcolumn = r#"{"name":"AS","type":"string","jsonPath":".spec.peerAs"}"#,
+    printcolumn = r#"{"name":"INTERFACE","type":"string","jsonPath":".spec.interface"}"#,
+    printcolumn = r#"{"name":"AGE","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["peerAs"]))]
 pub struct BgpPeerSpec {
     /// The peer's address. One of this, `peerRange` and `interface` alone has to be there.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,6 +103,7 @@ pub struct BgpPeerSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     /// The peer's AS: a number, `external` or `internal`.
+    #[schemars(schema_with = "number_or_word")]
     pub peer_as: Option<NumberOrWord>,
     /// Our AS toward it; the node's without one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,7 +177,7 @@ pub struct BgpPeerSpec {
 }
 
 /// Bidirectional forwarding detection (RFC 5880); an empty block takes the defaults.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct BfdSpec {
     /// Shortest interval between packets to the peer; 300.
@@ -180,7 +199,7 @@ pub struct BfdSpec {
 }
 
 /// Next hops.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NextHopSpec {
     /// Of IPv4 routes.
@@ -192,7 +211,7 @@ pub struct NextHopSpec {
 }
 
 /// Attributes of routes, as in [`BgpPeerSpec`].
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct MarksSpec {
     /// Communities.
@@ -210,7 +229,7 @@ pub struct MarksSpec {
 }
 
 /// What is said for a while about an elastic IP whose VM has just come from another node.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct PreferredSpec {
     /// For how long; 30.
@@ -221,7 +240,7 @@ pub struct PreferredSpec {
 }
 
 /// Some routes, and what is said about them.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct RuleSpec {
     /// Which routes; all without any condition.
@@ -235,7 +254,7 @@ pub struct RuleSpec {
 }
 
 /// Conditions of a rule; all of them have to hold.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct MatchSpec {
     /// The elastic IP is inside one of these.
@@ -247,6 +266,13 @@ pub struct MatchSpec {
     /// The binding has one of these names.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub bindings: BTreeSet<String>,
+}
+
+fn number_or_word(_generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "x-kubernetes-int-or-string": true,
+        "description": "The peer's AS: a number, `external` or `internal`."
+    })
 }
 
 impl BgpPeer {

@@ -3,12 +3,12 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 
-use super::BindingCrd;
+use super::{BindingCrd, PeerCrd};
 
 /// Every definition, for a cluster to install.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![BindingCrd::crd()]
+    vec![BindingCrd::crd(), PeerCrd::crd()]
 }
 
 /// The same as a YAML stream.
@@ -32,12 +32,13 @@ mod tests {
     use super::definitions;
 
     fn binding() -> Value {
+        of_kind("EipBinding")
+    }
+
+    fn of_kind(kind: &str) -> Value {
         let all = definitions();
-        let found = all
-            .iter()
-            .find(|crd| crd.spec.names.kind == "EipBinding")
-            .unwrap();
-        serde_json::to_value(found).unwrap()
+        let found = all.iter().find(|crd| crd.spec.names.kind == kind);
+        serde_json::to_value(found.unwrap()).unwrap()
     }
 
     fn schema() -> Value {
@@ -86,11 +87,22 @@ mod tests {
 
     #[test]
     fn the_fields_of_the_schema_are_those_that_documents_may_have() {
-        let spec = schema()["properties"]["spec"]["properties"].clone();
-        let mut in_schema: Vec<String> = spec.as_object().unwrap().keys().cloned().collect();
-        let mut in_documents = super::super::BINDING_SPEC.map(str::to_owned).to_vec();
-        in_schema.sort();
-        in_documents.sort();
-        assert_eq!(in_schema, in_documents);
+        for (kind, known) in [
+            ("EipBinding", &super::super::BINDING_SPEC[..]),
+            ("BgpPeer", &super::super::PEER_SPEC[..]),
+        ] {
+            let schema = &of_kind(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            let spec = &schema["properties"]["spec"]["properties"];
+            let mut in_schema: Vec<&str> = spec
+                .as_object()
+                .unwrap()
+                .keys()
+                .map(String::as_str)
+                .collect();
+            let mut in_documents = known.to_vec();
+            in_schema.sort_unstable();
+            in_documents.sort_unstable();
+            assert_eq!(in_schema, in_documents, "{kind}");
+        }
     }
 }

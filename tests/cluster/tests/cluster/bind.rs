@@ -263,3 +263,30 @@ fn wrong_fields_are_refused_at_once_with_a_sentence() {
     let explained = cluster.control.kubectl(&["explain", "eipb.spec"]).unwrap();
     assert!(explained.contains("elastic IP"), "{explained}");
 }
+
+#[test]
+fn a_router_in_an_object_is_a_peer_of_the_nodes_it_selects() {
+    let Some(cluster) = cluster() else { return };
+    let peer = json!({
+        "apiVersion": "virteip.github.com/v1", "kind": "BgpPeer",
+        "metadata": {"name": "tor"},
+        "spec": {
+            "peerAddress": "192.0.2.1", "peerAs": 64512, "localAs": 64513,
+            "nodeSelector": {"kubevirt.io/schedulable": "true"},
+            "bfd": {"multiplier": 5}
+        }
+    });
+    cluster.control.apply(&peer).unwrap();
+    for node in 0..2 {
+        eip_lab::wait::wait_until(Duration::from_secs(20), "the agent knows the peer", || {
+            cluster
+                .eipctl(node, &["bgp", "-o", "json"])
+                .is_ok_and(|text| text.contains("192.0.2.1"))
+        })
+        .unwrap();
+    }
+    let mut wrong = peer;
+    wrong["spec"]["bfd"] = json!({"multiplayer": 5});
+    let refused = format!("{:#}", cluster.control.apply(&wrong).unwrap_err());
+    assert!(refused.contains("multiplayer"), "{refused}");
+}
