@@ -191,11 +191,15 @@ impl<'a> Frame<'a> {
     #[inline(always)]
     pub(crate) fn view(&self) -> View<'_> {
         let context = self.0.ctx;
+        // SAFETY: the context pointer is valid for the run of the program.
+        let start = unsafe { &raw const (*context).data };
+        // SAFETY: as above.
+        let end = unsafe { &raw const (*context).data_end };
         View {
-            // SAFETY: the context pointer is valid for the run of the program.
-            start: unsafe { load_bound(&raw const (*context).data) },
+            // SAFETY: a field of the context, valid as it is.
+            start: unsafe { load_bound(start) },
             // SAFETY: as above.
-            end: unsafe { load_bound(&raw const (*context).data_end) },
+            end: unsafe { load_bound(end) },
             packet: PhantomData,
         }
     }
@@ -247,11 +251,15 @@ impl<'a> Skb<'a> {
     #[inline(always)]
     pub(crate) fn view(&self) -> View<'_> {
         let context = self.0.skb.skb;
+        // SAFETY: the context pointer is valid for the run of the program.
+        let start = unsafe { &raw const (*context).data };
+        // SAFETY: as above.
+        let end = unsafe { &raw const (*context).data_end };
         View {
-            // SAFETY: the context pointer is valid for the run of the program.
-            start: unsafe { load_bound(&raw const (*context).data) },
+            // SAFETY: a field of the context, valid as it is.
+            start: unsafe { load_bound(start) },
             // SAFETY: as above.
-            end: unsafe { load_bound(&raw const (*context).data_end) },
+            end: unsafe { load_bound(end) },
             packet: PhantomData,
         }
     }
