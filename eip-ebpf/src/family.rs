@@ -109,7 +109,7 @@ impl Family for Ipv6Wire {
 // What is not inlined below writes where its caller keeps the headers: a result with headers in it would
 // be a type BTF has no words for, and take the stack twice.
 
-#[inline(never)]
+#[inline(always)]
 fn ipv4(skb: &Skb<'_>, headers: &mut Headers<Ipv4Wire>) -> Result<(), ParseError> {
     *headers = parse::ipv4(&skb.view(), ETHERNET_LEN, skb.l3_len())?;
     Ok(())

@@ -239,7 +239,7 @@ pub(crate) fn uplink_mac(ifindex: u32) -> Option<Mac> {
 }
 
 /// Counts a packet delivered to a VM.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn count_in(slot: u32, bytes: u32) {
     if let Some(traffic) = TRAFFIC_V1.get_ptr_mut(slot) {
         // SAFETY: a per-CPU value; nobody else writes it during this run.
@@ -250,7 +250,7 @@ pub(crate) fn count_in(slot: u32, bytes: u32) {
 }
 
 /// Counts a packet sent by a VM.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn count_out(slot: u32, bytes: u32) {
     if let Some(traffic) = TRAFFIC_V1.get_ptr_mut(slot) {
         // SAFETY: a per-CPU value; nobody else writes it during this run.

@@ -86,7 +86,7 @@ impl Verdict {
     }
 
     /// Counts and gives the XDP action.
-    #[inline(never)]
+    #[inline(always)]
     pub(crate) fn finish_xdp(self, hook: Hook, frame: &Frame<'_>) -> u32 {
         self.count(hook, frame);
         match (self.reason.class(), self.redirect) {
