@@ -7,7 +7,7 @@
 //! routes4 1000       the same without IPv6
 //! partial 1000       the same, not complete
 //! med 5              MED of all peers
-//! community 65001:7  community of all routes
+//! community 65001:7  community of all routes, in place of the one before
 //! drain 3            graceful shutdown, withdrawal after 3 s
 //! undrain
 //! leave / keep       shut down, withdrawing or not
@@ -199,10 +199,9 @@ async fn main() -> anyhow::Result<()> {
             }
             "community" => {
                 let (high, low) = argument.split_once(':').context("community HIGH:LOW")?;
-                communities
-                    .standard
-                    .insert((high.parse::<u32>()? << 16) | low.parse::<u32>()?);
-                communities.large.insert([4_200_000_000, 1, low.parse()?]);
+                let low: u32 = low.parse()?;
+                communities.standard = [(high.parse::<u32>()? << 16) | low].into();
+                communities.large = [[4_200_000_000, 1, low]].into();
                 speaker.set_routes(routes(count, &communities)?, true);
             }
             "med" => configure(&speaker, &options, Some(argument.parse()?))?,
