@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Some(target) if targets.contains(target) => vec![target.clone()],
         Some(target) => bail!("no target `{target}`: there are {}", targets.join(", ")),
     };
-    let results = run_each(&chosen, args.seconds)?;
+    let results = run_each(&chosen, args.seconds, RANDOM)?;
     let failed: Vec<&str> = results
         .iter()
         .filter(|(_, found)| found.is_err())
@@ -45,11 +45,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     bail!("found something: {}", failed.join(", "));
 }
 
+/// Lets libFuzzer choose where its random numbers start.
+const RANDOM: &str = "0";
+
 /// Runs every target, or those whose name contains a word; gives how many passed and failed.
-pub(crate) fn run_all(seconds: u32, filter: Option<&str>) -> Result<(u64, u64)> {
+pub(crate) fn run_all(seconds: u32, seed: &str, filter: Option<&str>) -> Result<(u64, u64)> {
     let mut chosen = targets()?;
     chosen.retain(|target| filter.is_none_or(|filter| target.contains(filter)));
-    let results = run_each(&chosen, seconds)?;
+    let results = run_each(&chosen, seconds, seed)?;
     let failed = results.iter().filter(|(_, found)| found.is_err()).count();
     let passed = results.len() - failed;
     Ok((u64::try_from(passed)?, u64::try_from(failed)?))
@@ -77,7 +80,7 @@ const INSTRUMENTATION: &str = "--cfg fuzzing -Cpasses=sancov-module \
      -Cllvm-args=-sanitizer-coverage-pc-table \
      -Cllvm-args=-sanitizer-coverage-trace-compares";
 
-fn run_each(targets: &[String], seconds: u32) -> Result<Vec<(String, Result<()>)>> {
+fn run_each(targets: &[String], seconds: u32, seed: &str) -> Result<Vec<(String, Result<()>)>> {
     let home = workspace_root().join("target/fuzz");
     let host = host()?;
     // With a target of its own, so that build scripts are not instrumented.
@@ -98,6 +101,7 @@ fn run_each(targets: &[String], seconds: u32) -> Result<Vec<(String, Result<()>)
             .args(["--bin", target, "--"])
             .arg(&corpus)
             .arg(format!("-max_total_time={seconds}"))
+            .arg(format!("-seed={seed}"))
             .arg(format!("-artifact_prefix={}/", artifacts.display()))
             .args(["-max_len=512", "-print_final_stats=0", "-verbosity=0"])
             .run();

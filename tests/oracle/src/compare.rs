@@ -14,8 +14,8 @@
 //!   same for SCTP.
 //! - *SCTP inside an error*: netfilter computes the `CRC32c` over the part that is quoted, and so breaks
 //!   it; we leave it, for it does not cover addresses.
-//! - *A UDP-Lite checksum of zero*, which RFC 3828 section 3.1 forbids: netfilter calculates with it,
-//!   we keep it. The receiver drops the packet either way.
+//! - *A UDP-Lite checksum of zero*, which RFC 3828 section 3.1 forbids, in a packet or in what an error
+//!   quotes: netfilter calculates with it, we keep it. The receiver drops the packet either way.
 //! - *DCCP*: kernels without DCCP conntrack translate the addresses alone, which leaves its checksum
 //!   wrong; we keep it right.
 //! - *A first fragment that does not hold its transport header*: netfilter puts the datagram together
@@ -217,9 +217,10 @@ fn is_known(theirs: &[u8], steps: &[Step]) -> bool {
         132 => sent.len() >= 12 && sent[8..12] != checksum::sctp(sent),
         _ => false,
     };
-    let quoted = content
+    // As it was sent: a checksum of zero is one no more when netfilter has calculated with it.
+    let quoted = sent
         .get(8..)
-        .filter(|_| theirs[9] == 1 && is_error(content));
+        .filter(|quote| theirs[9] == 1 && is_error(content) && quote.len() >= 20);
     is_repaired
         || is_strange(theirs[9], sent)
         || quoted.is_some_and(|quote| quote[9] == 132 || is_strange(quote[9], behind_header(quote)))

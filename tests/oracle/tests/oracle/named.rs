@@ -6,7 +6,7 @@ use eip_oracle_tests::{
     chain::GUESTS,
     compare::Judge,
     model,
-    packet::{Body, Case, Damage, Ends, Header, Order, Shape, Sum, icmp, whole},
+    packet::{Body, Case, Damage, Ends, Header, Order, Quote, Shape, Sum, icmp, whole},
 };
 
 use crate::support::Pair;
@@ -135,6 +135,34 @@ fn icmpv6_inside_ipv4_is_carried_by_address() {
             };
             let case = case(direction, guest, Shape::Whole(Header::default(), body));
             pair.judge(&case).unwrap();
+        }
+    }
+}
+
+/// RFC 3828 section 3.1 forbids it, so nobody can say what a quote of it should become: netfilter
+/// calculates with it, we keep it, and both carry the error.
+#[test]
+fn an_error_that_quotes_udp_lite_without_a_checksum_is_carried() {
+    for lane in ["peer", "stack"] {
+        let Some(mut pair) = Pair::raise(lane, 1500) else {
+            return;
+        };
+        for (direction, guest) in everywhere() {
+            let quote = Quote {
+                header: Header::default(),
+                body: Body::Udp {
+                    lite: true,
+                    ports: (1, 1),
+                    sum: Sum::Zero,
+                    payload: Vec::new(),
+                },
+                quoted: 8,
+                extension: None,
+                was_sent: true,
+            };
+            let shape = Shape::Error(Header::default(), (11, 0), [0; 4], quote);
+            let judge = pair.judge(&case(direction, guest, shape)).unwrap();
+            assert_eq!(judge, Judge::Model, "{lane}");
         }
     }
 }
