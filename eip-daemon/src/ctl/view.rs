@@ -106,12 +106,17 @@ pub(super) fn binding(report: &Report, item: &BindingReport) -> api::Binding {
 /// Adds what was heard on the segments of the uplinks.
 pub(super) fn add_conflicts(bindings: &mut [api::Binding], conflicts: &BTreeMap<IpAddr, Conflict>) {
     for binding in bindings.iter_mut().filter(|one| one.announce.is_some()) {
-        binding.conflict = conflicts.get(&binding.eip).map(|conflict| api::Conflict {
-            mac: mac(conflict.mac),
-            uplink: conflict.uplink.clone(),
-            since: rfc3339(conflict.since),
-            claims: conflict.claims,
-        });
+        binding.conflict = conflicts.get(&binding.eip).map(conflict);
+    }
+}
+
+/// Somebody else's claim, for people.
+pub(super) fn conflict(conflict: &Conflict) -> api::Conflict {
+    api::Conflict {
+        mac: mac(conflict.mac),
+        uplink: conflict.uplink.clone(),
+        since: rfc3339(conflict.since),
+        claims: conflict.claims,
     }
 }
 

@@ -19,11 +19,11 @@ use std::{
 };
 
 use super::{
-    api::{BgpRoute, ChainLink, ExplainAnswer, Explanation, LinkState},
+    api::{BgpRoute, ChainLink, Conflict, ExplainAnswer, Explanation, LinkState},
     error::ApiError,
     lookup,
     state::AgentState,
-    view::interface_name,
+    view::{self, interface_name},
 };
 use crate::{
     dataplane::{
@@ -48,6 +48,17 @@ pub(super) struct Case<'a> {
     pub(super) counted: Counted,
     /// What BGP peers know of it.
     pub(super) bgp: Option<BgpRoute>,
+    /// What was heard of it on the segments of the uplinks.
+    pub(super) l2: Heard,
+}
+
+/// What the layer 2 announcer knows.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Heard {
+    /// Somebody else claims the EIP.
+    pub(super) conflict: Option<Conflict>,
+    /// What keeps the announcer from telling.
+    pub(super) problems: Vec<String>,
 }
 
 /// What was counted for the EIP.
@@ -115,6 +126,7 @@ pub(super) async fn explain(state: &AgentState, key: &str) -> Result<ExplainAnsw
             now: &now,
             counted: counted(state, item).await?,
             bgp: bgp_route(state, item),
+            l2: heard(state, item),
         };
         explanations.push(explanation(&case));
     }
@@ -131,6 +143,14 @@ fn bgp_route(state: &AgentState, item: &BindingReport) -> Option<BgpRoute> {
     let mut routes = state.bgp.report().routes.into_iter();
     let route = routes.find(|route| route.eip == item.fact.eip && route.binding == item.fact.name);
     route.as_ref().map(super::bgp::route)
+}
+
+fn heard(state: &AgentState, item: &BindingReport) -> Heard {
+    let conflicts = state.l2.conflicts();
+    Heard {
+        conflict: conflicts.get(&item.fact.eip).map(view::conflict),
+        problems: state.l2.notices(),
+    }
 }
 
 async fn counted(state: &AgentState, item: &BindingReport) -> Result<Counted, ApiError> {

@@ -165,38 +165,87 @@ fn by_gateway(case: &Case<'_>, gateway: IpAddr, is_uplink: impl Fn(u32) -> bool)
     }
 }
 
-/// What is asked for, and what BGP peers have of it.
+/// What is asked for, and what the network has of it.
 fn announcement(case: &Case<'_>) -> ChainLink {
     let Some(announcement) = case.report.desired.announcements.get(&case.eip()) else {
         let found = "not to be announced: the routers need a route to this node";
         return skipped(ANNOUNCEMENT, found);
     };
-    let by = announcement.by.name();
-    let asked = format!("to be announced by: {by}");
+    let by = announcement.by;
+    let asked = ok(
+        ANNOUNCEMENT,
+        format!("to be announced by: {by}", by = by.name()),
+    );
+    let link = if by.includes_bgp() {
+        told_to_peers(case, asked)
+    } else {
+        asked
+    };
+    if by.includes_l2() {
+        told_to_neighbours(case, link)
+    } else {
+        link
+    }
+}
+
+/// What BGP peers have of it.
+fn told_to_peers(case: &Case<'_>, asked: ChainLink) -> ChainLink {
     let peers = case.bgp.as_ref().map_or(&[][..], |route| &route.peers);
-    if !announcement.by.includes_bgp() || peers.is_empty() {
-        let mut link = ok(ANNOUNCEMENT, asked);
-        if announcement.by.includes_bgp() {
-            let note = "no BGP peer on this node: the routers need a static route".to_owned();
-            link.notes.push(note);
-        }
-        return link;
+    if peers.is_empty() {
+        let note = "no BGP peer on this node: the routers need a static route";
+        return noted(asked, [note.to_owned()]);
     }
     let told = peers.iter().filter(|peer| peer.advertised).count();
     let remarks = peers.iter().filter_map(|peer| {
         let remark = peer.remark.as_ref()?;
         Some(format!("{}: {remark}", peer.peer))
     });
-    let count = format!("{asked}; {told} of {} BGP peers have it", peers.len());
-    let mut link = match told {
+    let found = format!(
+        "{}; {told} of {} BGP peers have it",
+        asked.found,
+        peers.len()
+    );
+    let link = match told {
         0 => bad(
             ANNOUNCEMENT,
-            count,
+            found,
             "see `eipctl bgp peers` for what keeps sessions down",
         ),
-        _ => ok(ANNOUNCEMENT, count),
+        _ => ok(ANNOUNCEMENT, found),
     };
-    link.notes.extend(remarks);
+    noted(link, remarks)
+}
+
+/// What the segments of the uplinks have of it. Somebody else who answers for the address breaks it
+/// whatever BGP peers have: some neighbours believe them.
+fn told_to_neighbours(case: &Case<'_>, link: ChainLink) -> ChainLink {
+    let answered: u64 = [Hook::UplinkXdp, Hook::UplinkTc]
+        .map(|hook| packets(case, hook, Reason::NeighbourAnswered))
+        .iter()
+        .sum();
+    let found = format!(
+        "{}; answered {answered} times to neighbours who asked for it",
+        link.found
+    );
+    let link = match &case.l2.conflict {
+        Some(conflict) => bad(
+            ANNOUNCEMENT,
+            format!(
+                "{found}; {mac} on {uplink} says that it has {eip} too",
+                mac = conflict.mac,
+                uplink = conflict.uplink,
+                eip = case.eip(),
+            ),
+            "find this hardware address in the switches and take the address away there, or bind \
+             another EIP",
+        ),
+        None => ChainLink { found, ..link },
+    };
+    noted(link, case.l2.problems.iter().cloned())
+}
+
+fn noted(mut link: ChainLink, notes: impl IntoIterator<Item = String>) -> ChainLink {
+    link.notes.extend(notes);
     link
 }
 

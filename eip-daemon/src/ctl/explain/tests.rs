@@ -2,14 +2,17 @@
 
 use eip_common::reason::{Hook, Reason};
 
-use super::{Case, Counted, chain, way_out};
+use super::{Case, Counted, Heard, chain, way_out};
 use crate::{
-    ctl::{api::LinkState, fixture},
+    ctl::{
+        api::{ChainLink, Conflict, LinkState},
+        fixture,
+    },
     dataplane::{
         ReasonCount,
         examine::{Sighting, TcProgram, Toward},
     },
-    model::{Lane, NodeSettings, PolicyRule, RouteTo, RuleAction, RuleMatch},
+    model::{Announce, Lane, NodeSettings, PolicyRule, RouteTo, RuleAction, RuleMatch},
     report::Report,
 };
 
@@ -20,6 +23,7 @@ struct World {
     settings: NodeSettings,
     now: Sighting,
     counted: Counted,
+    l2: Heard,
 }
 
 impl World {
@@ -29,10 +33,11 @@ impl World {
             settings: fixture::settings(),
             now: fixture::sighting(),
             counted: Counted::default(),
+            l2: Heard::default(),
         }
     }
 
-    fn chain_of(&self, name: &str) -> Vec<crate::ctl::api::ChainLink> {
+    fn chain_of(&self, name: &str) -> Vec<ChainLink> {
         let item = self
             .report
             .bindings
@@ -46,6 +51,7 @@ impl World {
             now: &self.now,
             counted: self.counted.clone(),
             bgp: None,
+            l2: self.l2.clone(),
         })
     }
 
@@ -226,6 +232,55 @@ fn every_link_toward_the_network_is_named_when_it_breaks() {
             },
         ),
     ]);
+}
+
+/// A world whose EIP is announced this way, and what is said of its announcement.
+fn announced(by: Announce, l2: Heard) -> ChainLink {
+    let mut world = World::whole();
+    for announcement in desired(&mut world.report).announcements.values_mut() {
+        announcement.by = by;
+    }
+    world.l2 = l2;
+    let mut chain = world.chain_of("web").into_iter();
+    chain.find(|link| link.name == "announcement").unwrap()
+}
+
+#[test]
+fn an_eip_that_somebody_else_on_the_segment_answers_for_is_broken() {
+    let contested = Heard {
+        conflict: Some(Conflict {
+            mac: "02:00:00:00:00:66".to_owned(),
+            uplink: "eth0".to_owned(),
+            since: "2026-01-01T00:00:00Z".to_owned(),
+            claims: 3,
+        }),
+        problems: Vec::new(),
+    };
+    for by in [Announce::L2, Announce::Both] {
+        let link = announced(by, contested.clone());
+        assert_eq!(link.state, LinkState::Bad, "{link:?}");
+        assert!(
+            link.found
+                .contains("02:00:00:00:00:66 on eth0 says that it has 203.0.113.10 too"),
+            "{}",
+            link.found
+        );
+        assert!(link.cure.unwrap().contains("bind another EIP"));
+    }
+    // By BGP alone nobody asks the segment.
+    assert_eq!(announced(Announce::Bgp, contested).state, LinkState::Ok);
+}
+
+#[test]
+fn what_keeps_the_layer_2_announcer_from_telling_is_noted() {
+    let mute = Heard {
+        conflict: None,
+        problems: vec!["eth0: no buffer".to_owned()],
+    };
+    let link = announced(Announce::L2, mute);
+    assert_eq!(link.state, LinkState::Ok);
+    assert!(link.found.contains("answered 0 times"), "{}", link.found);
+    assert_eq!(link.notes, ["eth0: no buffer"]);
 }
 
 #[test]
