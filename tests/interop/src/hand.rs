@@ -154,14 +154,17 @@ impl Hand {
     /// When nothing comes in time.
     pub fn read(&mut self, most: usize) -> anyhow::Result<bool> {
         let mut buffer = vec![0; most];
-        match self.tcp.read(&mut buffer) {
-            Ok(0) => Ok(false),
-            Ok(len) => {
-                self.bytes.extend_from_slice(&buffer[..len]);
-                Ok(true)
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(false),
-            Err(error) => bail!("nothing heard: {error}"),
+        loop {
+            return match self.tcp.read(&mut buffer) {
+                Ok(0) => Ok(false),
+                Ok(len) => {
+                    self.bytes.extend_from_slice(&buffer[..len]);
+                    Ok(true)
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => bail!("nothing heard: {error}"),
+            };
         }
     }
 

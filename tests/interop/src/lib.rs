@@ -15,5 +15,5 @@ pub mod router;
 pub mod speaker;
 
 pub use bench::{Bench, Shape};
-pub use router::{Kind, Router, RouterOptions};
+pub use router::{Kind, Known, Router, RouterOptions};
 pub use speaker::SpeakerProcess;

@@ -124,7 +124,7 @@ impl<'a> Router<'a> {
             Kind::Frr => router.start_frr()?,
             Kind::Gobgp => router.start_gobgp()?,
         }
-        wait_until(Duration::from_secs(10), "the router answers", || {
+        wait_until(Duration::from_mins(1), "the router answers", || {
             router.known().is_ok()
         })
         .with_context(|| router.log())?;

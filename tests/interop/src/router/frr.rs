@@ -49,7 +49,7 @@ impl Router<'_> {
             }
             if daemon == "bgpd" && self.options.bfd.is_some() {
                 // What bgpd wants of bfdd goes through zebra and is lost while bfdd is not there.
-                wait_until(Duration::from_secs(10), "bfdd has met zebra", || {
+                wait_until(Duration::from_mins(1), "bfdd has met zebra", || {
                     let clients = self.vtysh("show zebra client summary");
                     clients.is_ok_and(|clients| clients.contains("bfd"))
                 })?;
@@ -57,7 +57,7 @@ impl Router<'_> {
             self.launch(&format!("/usr/lib/frr/{daemon}"), &arguments)?;
             if daemon == "zebra" {
                 // The others would look for it again only after ten seconds.
-                wait_until(Duration::from_secs(10), "zebra is there", || {
+                wait_until(Duration::from_mins(1), "zebra is there", || {
                     Path::new(&api).exists()
                 })?;
             }

@@ -20,7 +20,7 @@ impl Router<'_> {
     pub(super) fn gobgp(&self, words: &[&str]) -> anyhow::Result<String> {
         let target = format!("unix:{}", self.path("gobgp.sock").display());
         run(Command::new("timeout")
-            .args(["10", "gobgp", "--target", &target])
+            .args(["60", "gobgp", "--target", &target])
             .args(words))
     }
 

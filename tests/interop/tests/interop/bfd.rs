@@ -1,5 +1,5 @@
 //! BFD with the routers that speak it: BIRD and FRR's bfdd, mostly at 100 ms x 3. BGP's own hold time is
-//! 60 s here: whatever is noticed in time is noticed by BFD.
+//! ten minutes here: whatever is noticed in time is noticed by BFD.
 
 use std::time::Duration;
 
@@ -11,12 +11,14 @@ use serde_json::Value;
 use crate::{SOON, across, options, scenarios, start};
 
 /// Far more than three packets, far less than the hold time.
-const FAST: Duration = Duration::from_secs(5);
+const FAST: Duration = Duration::from_mins(1);
+/// Seconds.
+const HOLD: u32 = 600;
 
 fn watched() -> RouterOptions {
     RouterOptions {
         bfd: Some(100),
-        hold: 60,
+        hold: HOLD,
         ..options()
     }
 }
@@ -33,17 +35,18 @@ scenarios! {
         => super::over_ipv6, [bird, frr];
     the_passive_side_of_bfd_comes_up_as_well: super::Shape::Wire, super::watched()
         => super::passive, [bird, frr];
-    a_planned_stop_is_no_failure_of_the_path: super::Shape::Wire, super::watched()
+    a_planned_stop_is_no_failure_of_the_path: super::Shape::Wire,
+        super::RouterOptions { bfd: Some(1000), ..super::watched() }
         => super::planned_stop, [bird, frr];
     bulk_work_does_not_make_bfd_late: super::Shape::Wire,
         // On a busy machine a router may be late itself.
-        super::RouterOptions { bfd: Some(500), ..super::watched() }
+        super::RouterOptions { bfd: Some(1000), ..super::watched() }
         => super::bulk, [bird, frr];
 }
 
-const AT_100_MS: &[&str] = &["--bfd", "100", "--hold", "60"];
+const AT_100_MS: &[&str] = &["--bfd", "100", "--hold", "600"];
 
-const AT_500_MS: &[&str] = &["--bfd", "500", "--hold", "60"];
+const AT_1_S: &[&str] = &["--bfd", "1000", "--hold", "600"];
 
 fn is_up(peer: &Value) -> bool {
     peer["bfd"]["verdict"] == "alive" && peer["state"] == "Established"
@@ -78,10 +81,12 @@ fn nft(bench: &Bench, rules: &str) {
     assert!(nft.arg(rules).status().unwrap().success());
 }
 
+/// On a busy machine the path may have been taken for dead before: what counts is the end of it.
 fn wait_lost(speaker: &mut SpeakerProcess) {
     wait_until(FAST, "BGP is down at once", || {
         let peer = speaker.peer().unwrap();
-        peer["bfd"]["lost"] == 1 && peer["counters"]["lost"] == 1
+        let is_lost = peer["bfd"]["lost"] != 0 && peer["counters"]["lost"] != 0;
+        is_lost && peer["bfd"]["verdict"] != "alive" && peer["state"] != "Established"
     })
     .unwrap_or_else(|error| panic!("{error:#}: {:#}", speaker.peer().unwrap()));
 }
@@ -98,7 +103,7 @@ fn silent_link(bench: &Bench, router: &Router<'_>) {
     assert_eq!(peer["lastSent"]["code"], 6);
     assert_eq!(peer["lastSent"]["subcode"], 10, "BFD Down");
     nft(bench, "delete table inet silence");
-    wait_until(Duration::from_secs(30), "all is well again", || {
+    wait_until(SOON, "all is well again", || {
         is_up(&speaker.peer().unwrap())
     })
     .unwrap_or_else(|error| panic!("{error:#}: {:#}", speaker.peer().unwrap()));
@@ -127,7 +132,7 @@ fn frozen_speaker(bench: &Bench, router: &Router<'_>) {
     });
     kill(speaker.pid(), Signal::SIGCONT).unwrap();
     noticed.unwrap_or_else(|error| panic!("{error:#}: {:?}", router.bfd()));
-    wait_until(Duration::from_secs(30), "all is well again", || {
+    wait_until(SOON, "all is well again", || {
         is_up(&speaker.peer().unwrap())
     })
     .unwrap_or_else(|error| panic!("{error:#}: {:#}", speaker.peer().unwrap()));
@@ -147,7 +152,7 @@ fn passive(bench: &Bench, router: &Router<'_>) {
 }
 
 fn planned_stop(bench: &Bench, router: &Router<'_>) {
-    let mut speaker = up(bench, router, &[]);
+    let mut speaker = up_with(bench, router, AT_1_S);
     speaker.ask("leave").unwrap();
     router.wait_known(0, 0, SOON).unwrap();
     let log = router.log();
@@ -156,7 +161,7 @@ fn planned_stop(bench: &Bench, router: &Router<'_>) {
 
 /// Two hundred thousand routes are put together, compared and written meanwhile.
 fn bulk(bench: &Bench, router: &Router<'_>) {
-    let mut speaker = up_with(bench, router, AT_500_MS);
+    let mut speaker = up_with(bench, router, AT_1_S);
     for count in [50_000, 1, 50_000, 1] {
         speaker.ask(&format!("routes {count}")).unwrap();
         pause(Duration::from_millis(700));

@@ -80,9 +80,7 @@ const RANGE: &[&str] = &["--range", "10.99.0.0/24", "--listen", "10.99.0.2:179"]
 fn taken_by_prefix(bench: &Bench, router: &Router<'_>) {
     let mut speaker = start(bench, RANGE);
     speaker.ask("routes 100").unwrap();
-    router
-        .wait_known(100, 100, Duration::from_secs(25))
-        .unwrap();
+    router.wait_known(100, 100, SOON).unwrap();
     let peer = speaker.peer().unwrap();
     assert_eq!(peer["name"], "10.99.0.0/24[10.99.0.1]");
     assert_eq!(peer["origin"], "accepted");
@@ -96,9 +94,7 @@ fn taken_by_prefix_and_key(bench: &Bench, router: &Router<'_>) {
     strict.kill().unwrap();
     let mut speaker = start(bench, &[RANGE, &["--password", "s3cret"]].concat());
     speaker.ask("routes 100").unwrap();
-    router
-        .wait_known(100, 100, Duration::from_secs(25))
-        .unwrap();
+    router.wait_known(100, 100, SOON).unwrap();
 }
 
 const OVER_IPV6: &[&str] = &["--peer", "fd99::1", "--listen", "[fd99::2]:179"];
@@ -110,9 +106,7 @@ fn right_key_over_ipv6(bench: &Bench, router: &Router<'_>) {
             &[OVER_IPV6, &["--password", "s3cret"], passive].concat(),
         );
         speaker.ask("routes 100").unwrap();
-        router
-            .wait_known(100, 100, Duration::from_secs(25))
-            .unwrap();
+        router.wait_known(100, 100, SOON).unwrap();
         speaker.ask("leave").unwrap();
         router.wait_known(0, 0, SOON).unwrap();
     }
@@ -131,24 +125,20 @@ fn wrong_key_over_ipv6(bench: &Bench, _router: &Router<'_>) {
 fn unnumbered(bench: &Bench, router: &Router<'_>) {
     let mut speaker = start(bench, &["--unnumbered", "v0", "--listen", "[::]:179"]);
     speaker.ask("routes 100").unwrap();
-    router
-        .wait_known(100, 100, Duration::from_secs(30))
-        .unwrap();
+    router.wait_known(100, 100, SOON).unwrap();
     let route = router.describe(FIRST).unwrap();
     assert!(route.contains("fe80::"), "IPv4 over IPv6: {route}");
     // The router gets another address, as if its line card had been replaced.
     let ns = &bench.router;
     ns.ip("link set v0 down\nlink set v0 address 02:00:00:00:00:77\nlink set v0 up\n")
         .unwrap();
-    wait_until(Duration::from_mins(1), "the new address is found", || {
+    wait_until(SOON, "the new address is found", || {
         let peer = speaker.peer().unwrap();
         let is_new = peer["address"].as_str().is_some_and(|a| a.ends_with(":77"));
         is_new && peer["state"] == "Established"
     })
     .unwrap_or_else(|error| panic!("{error:#}: {:#}", speaker.peer().unwrap()));
-    router
-        .wait_known(100, 100, Duration::from_secs(30))
-        .unwrap();
+    router.wait_known(100, 100, SOON).unwrap();
 }
 
 fn multihop(bench: &Bench, router: &Router<'_>) {
