@@ -1,7 +1,8 @@
 //! The guest's kernel: Debian's for clouds, downloaded once, unpacked and never installed.
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -37,20 +38,24 @@ impl Kernel {
     /// When apt knows no such package, or cannot fetch it.
     pub fn fetch(package: &str) -> anyhow::Result<Self> {
         let package = concrete(package)?;
-        let dir = cache_dir()?.join("vm").join(&package);
+        let home = cache_dir()?.join("vm");
+        let dir = home.join(&package);
+        fs::create_dir_all(&home).with_context(|| format!("create {}", home.display()))?;
+        // All tests want it at once: one downloads, the others wait for that. The lock ends with the
+        // file, however this function ends.
+        let lock = home.join("lock");
+        let lock = File::create(&lock).with_context(|| format!("create {}", lock.display()))?;
+        lock.lock().context("wait for who downloads the kernel")?;
         if let Ok(kernel) = Self::find(&dir) {
             return Ok(kernel);
         }
-        // Tests of several processes may want it at once: each prepares its own and the first one wins.
-        let own = dir.with_extension(format!("unfinished-{}", std::process::id()));
-        fs::create_dir_all(&own).with_context(|| format!("create {}", own.display()))?;
-        let fetched = unpack(&package, &own).and_then(|()| Self::find(&own).map(drop));
-        if fetched.is_ok() && !dir.exists() {
-            // Somebody else's is as good.
-            let _ = fs::rename(&own, &dir);
-        }
-        let _ = fs::remove_dir_all(&own);
-        fetched?;
+        let unfinished = home.join("unfinished");
+        let _ = fs::remove_dir_all(&unfinished);
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&unfinished)?;
+        unpack(&package, &unfinished)?;
+        Self::find(&unfinished)?;
+        fs::rename(&unfinished, &dir).with_context(|| format!("rename to {}", dir.display()))?;
         Self::find(&dir)
     }
 
