@@ -98,12 +98,15 @@ struct Node<'a> {
     addresses: BTreeMap<IpAddr, u32>,
     /// Broadcast addresses of the networks it is connected to.
     broadcasts: BTreeMap<IpAddr, IpNet>,
+    /// Addresses every router of those networks has, this node among them (RFC 4291 section 2.6.1).
+    anycasts: BTreeMap<IpAddr, IpNet>,
 }
 
 impl<'a> Node<'a> {
     fn new(settings: &'a NodeSettings, view: &'a NetworkView) -> Self {
         let own = view.addresses.iter();
         let connected = own.clone().map(|entry| entry.address);
+        let is_v4 = |net: &IpNet| net.addr().is_ipv4();
         Self {
             settings,
             view,
@@ -112,8 +115,14 @@ impl<'a> Node<'a> {
                 .map(|entry| (entry.address.addr(), entry.ifindex))
                 .collect(),
             broadcasts: connected
-                .filter(|net| net.addr().is_ipv4() && net.prefix_len() <= 30)
+                .clone()
+                .filter(|net| is_v4(net) && net.prefix_len() <= 30)
                 .map(|net| (net.broadcast(), net.trunc()))
+                .collect(),
+            // A /127 has none (RFC 6164).
+            anycasts: connected
+                .filter(|net| !is_v4(net) && net.prefix_len() <= 126)
+                .map(|net| (net.network(), net.trunc()))
                 .collect(),
         }
     }

@@ -43,7 +43,10 @@ pub fn judge(node: &NodeConfig, evidence: &Evidence) -> Checkup {
         findings.extend(uplink(name, node.settings.xdp_mode, known, view));
     }
     findings.extend(gateways(node).map(|gateway| route_to(gateway, node, view)));
-    findings.extend(features.sysctls.iter().map(sysctl));
+    let families = Families::of(node);
+    let needed = features.sysctls.iter();
+    let needed = needed.filter(|setting| families.includes(setting.is_ipv6()));
+    findings.extend(needed.map(sysctl));
     findings.extend(pod_mtu(node, view));
     findings.extend(
         features
@@ -52,6 +55,11 @@ pub fn judge(node: &NodeConfig, evidence: &Evidence) -> Checkup {
             .filter_map(|device| reverse_path(node, device)),
     );
     findings.extend(features.devices.iter().filter_map(proxy_arp));
+    if families.has_v6 {
+        let devices = features.devices.iter();
+        findings.extend(devices.clone().filter_map(without_ipv6));
+        findings.extend(devices.filter_map(|device| router_advertisements(node, view, device)));
+    }
     findings.extend(cni_programs(before_the_door));
     findings.extend(stack_lane(node, forward.as_deref()));
     findings.extend(node.notices.iter().map(|notice| {
@@ -62,6 +70,28 @@ pub fn judge(node: &NodeConfig, evidence: &Evidence) -> Checkup {
         )
     }));
     Checkup { findings }
+}
+
+/// The families of the EIP ranges. Without any, nothing is known to be left out.
+struct Families {
+    has_v4: bool,
+    has_v6: bool,
+}
+
+impl Families {
+    fn of(node: &NodeConfig) -> Self {
+        let ranges = || node.settings.eip_cidrs.iter();
+        let has = |is_v4: bool| ranges().any(|range| range.addr().is_ipv4() == is_v4);
+        let is_unknown = ranges().len() == 0;
+        Self {
+            has_v4: is_unknown || has(true),
+            has_v6: is_unknown || has(false),
+        }
+    }
+
+    const fn includes(&self, is_v6: bool) -> bool {
+        if is_v6 { self.has_v6 } else { self.has_v4 }
+    }
 }
 
 fn privileges(features: &Features) -> Finding {
@@ -180,6 +210,10 @@ fn xdp(subject: &str, mode: XdpMode, native: Support) -> Finding {
 
 fn route_to(gateway: IpAddr, node: &NodeConfig, view: &NetworkView) -> Finding {
     let subject = format!("gateway {gateway}");
+    if is_link_local(gateway) {
+        let uplinks = node.settings.uplinks.join(", ");
+        return Finding::good(subject, format!("link-local, so on the link of {uplinks}"));
+    }
     let cure = "give the uplink an address in the gateway's network, or correct --gateway-ip";
     let Some(route) = view.routes.get(&gateway) else {
         return Finding::missing(&subject, "no route to it", cure);
@@ -197,6 +231,11 @@ fn route_to(gateway: IpAddr, node: &NodeConfig, view: &NetworkView) -> Finding {
         }
         (false, _) => Finding::missing(&subject, "behind another router, not on the link", cure),
     }
+}
+
+/// Every interface has a route to it, which tells nothing.
+const fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 fn sysctl(setting: &Sysctl) -> Finding {
@@ -265,6 +304,39 @@ fn proxy_arp(device: &Device) -> Option<Finding> {
     let subject = format!("proxy_arp {}", device.name);
     let cure = format!("sysctl -w net.ipv4.conf.{}.proxy_arp=0", device.name);
     let found = "1: the node answers ARP for every address it has a route to, elastic IPs of other nodes too";
+    Some(Finding::advice(&subject, found, cure))
+}
+
+fn without_ipv6(device: &Device) -> Option<Finding> {
+    if !device.is_without_ipv6 {
+        return None;
+    }
+    let subject = format!("IPv6 on {}", device.name);
+    let cure = format!("sysctl -w net.ipv6.conf.{}.disable_ipv6=0", device.name);
+    let found = "switched off: the node finds no router there, and no IPv6 elastic IP gets out";
+    Some(Finding::missing(&subject, found, cure))
+}
+
+/// A node that forwards does not listen to routers unless it is told to (`accept_ra=2`).
+fn router_advertisements(
+    node: &NodeConfig,
+    view: &NetworkView,
+    device: &Device,
+) -> Option<Finding> {
+    let has_route = view
+        .default_routes
+        .iter()
+        .any(|route| route.gateway.is_some_and(|gateway| gateway.is_ipv6()));
+    if !device.is_deaf_when_forwarding || has_route || node.settings.gateway6.is_some() {
+        return None;
+    }
+    let subject = format!("accept_ra {}", device.name);
+    let cure = format!(
+        "sysctl -w net.ipv6.conf.{}.accept_ra=2, or set --gateway-ip",
+        device.name
+    );
+    let found =
+        "1, and there is no IPv6 default route: a node that forwards ignores router advertisements";
     Some(Finding::advice(&subject, found, cure))
 }
 

@@ -65,6 +65,8 @@ fn device(rp_filter: Option<u8>, proxy_arp: bool) -> Device {
         name: "eth0".into(),
         rp_filter,
         proxy_arp: Some(proxy_arp),
+        is_without_ipv6: false,
+        is_deaf_when_forwarding: false,
     }
 }
 
@@ -197,6 +199,65 @@ fn whatever_is_missing_is_named_with_its_cure() {
         assert!(complaints.contains(expected), "{name}: {complaints}");
         assert!(!checkup.is_good(), "{name}");
     }
+}
+
+const RANGE6: &str = "2001:db8:113::/64";
+
+/// A node that has what IPv4 needs.
+#[test]
+fn a_family_is_judged_where_it_has_elastic_ips() {
+    let forwarding = || Sysctl {
+        name: "net.ipv6.conf.all.forwarding".into(),
+        value: Some("0".into()),
+        wanted: "1",
+        why: "the node does not forward IPv6",
+    };
+    let deaf = || Device {
+        is_deaf_when_forwarding: true,
+        ..device(None, false)
+    };
+    let cases: [(&str, Spoil, &str); 3] = [
+        (
+            "forwarding",
+            |_, _| {},
+            "advice sysctl net.ipv6.conf.all.forwarding: 0: the node does not forward IPv6",
+        ),
+        (
+            "router advertisements",
+            |_, _| {},
+            "advice accept_ra eth0: 1, and there is no IPv6 default route",
+        ),
+        (
+            "off",
+            |_, e| e.features.devices[0].is_without_ipv6 = true,
+            "MISSING IPv6 on eth0: switched off",
+        ),
+    ];
+    for (name, spoil, expected) in cases {
+        let (mut node, mut evidence) = (node(), evidence());
+        evidence.features.sysctls.push(forwarding());
+        evidence.features.devices = vec![deaf()];
+        spoil(&mut node, &mut evidence);
+        let without = complaints(&judge(&node, &evidence));
+        assert_eq!(without, Vec::<String>::new(), "{name}: IPv4 alone");
+        node.settings.eip_cidrs.push(RANGE6.parse().unwrap());
+        let with = complaints(&judge(&node, &evidence)).join("\n");
+        assert!(with.contains(expected), "{name}: {with}");
+    }
+    let (mut node, mut evidence) = (node(), evidence());
+    evidence.features.sysctls[0].value = Some("0".into());
+    node.settings.eip_cidrs = vec![RANGE6.parse().unwrap()];
+    let alone = complaints(&judge(&node, &evidence));
+    assert_eq!(alone, Vec::<String>::new(), "IPv6 alone");
+}
+
+#[test]
+fn a_router_known_by_its_link_local_address_is_on_the_uplink() {
+    let (mut node, evidence) = (node(), evidence());
+    node.settings.eip_cidrs.push(RANGE6.parse().unwrap());
+    node.settings.gateway6 = Some("fe80::1".parse().unwrap());
+    // Every interface has a route to it.
+    assert_eq!(complaints(&judge(&node, &evidence)), Vec::<String>::new());
 }
 
 #[test]

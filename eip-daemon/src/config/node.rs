@@ -22,8 +22,8 @@ pub(super) fn node(
     let eip_cidrs = networks("--eip-cidr", &args.eip_cidrs, findings);
     let internal_nets = networks("--internal-net", &args.internal_nets, findings);
     check_overlap(&eip_cidrs, &internal_nets, findings);
-    check_translated(&eip_cidrs, findings);
     check_families(&eip_cidrs, gateways, findings);
+    check_internal(&eip_cidrs, &internal_nets, findings);
     check_delivery(args, findings);
     let route_table = route_table(args.route_table, findings);
     check_absolute("--bpffs", &args.bpffs, findings);
@@ -194,14 +194,6 @@ fn check_overlap(eip_cidrs: &[IpNet], internal: &[IpNet], findings: &mut Finding
     }
 }
 
-/// Everything around the kernel programs speaks both families; they translate IPv4.
-fn check_translated(eip_cidrs: &[IpNet], findings: &mut Findings) {
-    for cidr in eip_cidrs.iter().filter(|cidr| cidr.addr().is_ipv6()) {
-        let text = format!("{cidr} is IPv6, which this version does not translate: leave it out");
-        findings.refuse("--eip-cidr", text);
-    }
-}
-
 fn check_families(eip_cidrs: &[IpNet], gateways: Gateways, findings: &mut Findings) {
     let has_v4 = eip_cidrs.iter().any(|net| net.addr().is_ipv4());
     let has_v6 = eip_cidrs.iter().any(|net| net.addr().is_ipv6());
@@ -216,6 +208,23 @@ fn check_families(eip_cidrs: &[IpNet], gateways: Gateways, findings: &mut Findin
             "--gateway-ip",
             format!("{ip} is IPv6 and every --eip-cidr is IPv4"),
         );
+    }
+}
+
+/// A VM's address has to be internal, in the family of its EIP.
+fn check_internal(eip_cidrs: &[IpNet], internal: &[IpNet], findings: &mut Findings) {
+    if internal.is_empty() {
+        return;
+    }
+    for (is_v4, family) in [(true, "IPv4"), (false, "IPv6")] {
+        let of_family = |net: &IpNet| net.addr().is_ipv4() == is_v4;
+        if eip_cidrs.iter().any(of_family) && !internal.iter().any(of_family) {
+            let text = format!(
+                "none is {family}, but an --eip-cidr is: VMs get {family} elastic IPs only where a Node or \
+                 ServiceCIDR object names the network of their addresses"
+            );
+            findings.notice("--internal-net", text);
+        }
     }
 }
 

@@ -52,6 +52,12 @@ pub struct Sysctl {
 }
 
 impl Sysctl {
+    /// It is about IPv6, and not about IPv4.
+    #[must_use]
+    pub fn is_ipv6(&self) -> bool {
+        self.name.starts_with("net.ipv6.")
+    }
+
     /// It is as it should be, or this kernel has no such setting.
     #[must_use]
     pub fn is_right(&self) -> bool {
@@ -81,6 +87,10 @@ pub struct Device {
     pub rp_filter: Option<u8>,
     /// Whether it answers ARP for others.
     pub proxy_arp: Option<bool>,
+    /// IPv6 is switched off on it.
+    pub is_without_ipv6: bool,
+    /// It takes a default route from router advertisements only while the node does not forward.
+    pub is_deaf_when_forwarding: bool,
 }
 
 /// The findings.
@@ -234,15 +244,20 @@ fn read_sysctls() -> Vec<Sysctl> {
 
 /// The kernel takes the larger of what is set for all and for the interface.
 fn device(name: &str) -> Device {
-    let read = |of: &str, key: &str| {
-        let path = Path::new("/proc/sys/net/ipv4/conf").join(of).join(key);
-        fs::read_to_string(path).ok()?.trim().parse::<u8>().ok()
+    let read_of = |family: &str, of: &str, key: &str| {
+        let conf = Path::new("/proc/sys/net").join(family).join("conf");
+        let text = fs::read_to_string(conf.join(of).join(key)).ok()?;
+        text.trim().parse::<u8>().ok()
     };
+    let read = |of: &str, key: &str| read_of("ipv4", of, key);
     let either = |key: &str| read(name, key).map(|own| own.max(read("all", key).unwrap_or(0)));
+    let read6 = |key: &str| read_of("ipv6", name, key);
     Device {
         name: name.to_owned(),
         rp_filter: either("rp_filter"),
         proxy_arp: either("proxy_arp").map(|value| value != 0),
+        is_without_ipv6: read6("disable_ipv6") == Some(1),
+        is_deaf_when_forwarding: read6("accept_ra") == Some(1),
     }
 }
 

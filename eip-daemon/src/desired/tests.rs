@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use super::*;
 use crate::model::{
     Announce, DefaultRoute, DeliveryChoice, GatewayState, Link, NetState, NodeAddress, PolicyRule,
-    RefuseReason, RouteTo, RuleAction, RuleMatch, TableDefault, TargetKind, TcMode, VmFact,
-    VmInterface, VmPhase, WaitReason, XdpMode,
+    RefuseReason, RouteTo, RuleAction, RuleMatch, TableDefault, TcMode, VmFact, VmInterface,
+    VmPhase, WaitReason, XdpMode,
 };
 
 const UPLINK: u32 = 2;
@@ -130,7 +130,6 @@ fn binding(name: &str, eip: &str, vm: &str) -> BindingFact {
         name: object(name),
         eip: ip(eip),
         vm: object(vm),
-        kind: TargetKind::Vm,
         created: None,
         generation: 7,
         primary: false,
@@ -209,6 +208,9 @@ fn a_bad_eip_is_refused_with_its_reason() {
         ("203.0.113.1", R::IsGateway),
         ("203.0.113.129", R::IsGateway),
         ("2001:db8:1::1", R::IsGateway),
+        // Subnet-router anycast of a network the node is connected to, inside a larger range.
+        ("2001:db8:7:8::", R::IsNetworkAddress),
+        ("2001:db8:7::", R::IsNetworkAddress),
         ("203.0.113.66", R::InsideBypass),
         ("2001:db8:1::6:6", R::InsideBypass),
         ("224.0.0.5", R::NotUnicast),
@@ -228,6 +230,11 @@ fn a_bad_eip_is_refused_with_its_reason() {
             settings
                 .internal_nets
                 .extend([net("203.0.113.64/29"), net("2001:db8:1::6:0/112")]);
+            settings.eip_cidrs.push(net("2001:db8:7::/48"));
+            view.addresses.push(NodeAddress {
+                ifindex: UPLINK,
+                address: net("2001:db8:7:8::2/64"),
+            });
             view.default_routes.push(DefaultRoute {
                 ifindex: UPLINK,
                 gateway: Some(ip("203.0.113.129")),
@@ -275,6 +282,33 @@ fn a_vm_outside_the_internal_networks_is_refused() {
         facts.vms[0].interfaces[0].addresses = vec![ip("192.0.2.1")];
     });
     assert_eq!(refusal(&outcome), RefuseReason::VmOutsideInternalNets);
+    // Internal networks of the other family do not help.
+    let outcome = outcome_of(binding("b", "2001:db8:1::10", "a"), |_, settings, _| {
+        settings.internal_nets = vec![net("10.0.0.0/8")];
+    });
+    assert_eq!(refusal(&outcome), RefuseReason::VmOutsideInternalNets);
+}
+
+#[test]
+fn a_vm_without_the_family_of_its_eip_waits_and_says_which() {
+    for (eip, vm, family) in [
+        ("2001:db8:1::10", "c", "IPv6"),
+        ("203.0.113.10", "six", "IPv4"),
+    ] {
+        let outcome = outcome_of(binding("b", eip, vm), |facts, _, _| {
+            facts
+                .vms
+                .push(self::vm("six", &["fd00:10::9", "fe80::9", "ff02::9"]));
+        });
+        assert_eq!(wait(&outcome), WaitReason::VmHasNoAddress);
+        let Outcome::Waiting { message, .. } = outcome else {
+            unreachable!()
+        };
+        assert!(
+            message.contains(&format!("no {family} address")),
+            "{message}"
+        );
+    }
 }
 
 #[test]
@@ -508,37 +542,6 @@ fn a_vm_cannot_claim_the_address_of_an_older_one() {
         desired.outcomes[&object("y")],
         Outcome::Served { .. }
     ));
-}
-
-#[test]
-fn an_address_is_served_where_it_is_whoever_has_it() {
-    let to = |address: &str| BindingFact {
-        kind: TargetKind::Address(ip(address)),
-        ..binding("a", "203.0.113.10", address)
-    };
-    // With and without a VM that reports it.
-    for vms in [vms(), Vec::new()] {
-        let facts = Facts {
-            vms,
-            ..facts(vec![to("10.244.0.1")])
-        };
-        let desired = compute(&facts, &settings(), &node());
-        assert_eq!(desired.bindings[&ip("203.0.113.10")].vm, ip("10.244.0.1"));
-        assert_eq!(
-            vm_addresses(&facts, &settings()),
-            BTreeSet::from([ip("10.244.0.1")])
-        );
-    }
-    for (address, expected) in [
-        ("198.51.100.9", RefuseReason::VmOutsideInternalNets),
-        ("127.0.0.1", RefuseReason::VmOutsideInternalNets),
-        ("169.254.0.9", RefuseReason::VmOutsideInternalNets),
-    ] {
-        let outcome = outcome_of(to(address), |_, _, _| {});
-        assert_eq!(refusal(&outcome), expected, "{address}");
-    }
-    let outcome = outcome_of(to("fd00:10::1"), |_, _, _| {});
-    assert_eq!(wait(&outcome), WaitReason::VmHasNoAddress);
 }
 
 #[test]

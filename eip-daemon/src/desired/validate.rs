@@ -14,6 +14,7 @@ pub(super) fn eip(eip: IpAddr, node: &Node<'_>) -> Result<(), Outcome> {
     not_the_gateway(eip, node)?;
     not_reserved_in(eip, range)?;
     not_broadcast_of_a_link(eip, node)?;
+    not_anycast_of_a_link(eip, node)?;
     match node.prefixes.bypass(eip) {
         Some(net) => Err(refused(
             RefuseReason::InsideBypass,
@@ -96,10 +97,7 @@ fn not_reserved_in(eip: IpAddr, range: IpNet) -> Result<(), Outcome> {
         return Ok(());
     }
     if eip == range.network() {
-        return Err(refused(
-            RefuseReason::IsNetworkAddress,
-            format!("{eip} is the network address of {range}"),
-        ));
+        return Err(network_address(eip, range));
     }
     if eip.is_ipv4() && eip == range.broadcast() {
         return Err(broadcast(eip, range));
@@ -113,6 +111,26 @@ fn not_broadcast_of_a_link(eip: IpAddr, node: &Node<'_>) -> Result<(), Outcome> 
         Some(net) => Err(broadcast(eip, *net)),
         None => Ok(()),
     }
+}
+
+/// The node answers on it itself: packets to it never reach a VM.
+fn not_anycast_of_a_link(eip: IpAddr, node: &Node<'_>) -> Result<(), Outcome> {
+    match node.anycasts.get(&eip) {
+        Some(net) => Err(network_address(eip, *net)),
+        None => Ok(()),
+    }
+}
+
+fn network_address(eip: IpAddr, net: IpNet) -> Outcome {
+    let what = if eip.is_ipv4() {
+        "the network address"
+    } else {
+        "the address of every router (subnet-router anycast)"
+    };
+    refused(
+        RefuseReason::IsNetworkAddress,
+        format!("{eip} is {what} of {net}"),
+    )
 }
 
 fn broadcast(eip: IpAddr, net: IpNet) -> Outcome {

@@ -10,8 +10,6 @@ mod agent;
 #[path = "../../src/ctl/fixture.rs"]
 mod fixture;
 #[cfg(test)]
-mod grpc;
-#[cfg(test)]
 mod verbs;
 
 #[cfg(test)]

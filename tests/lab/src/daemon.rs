@@ -24,7 +24,7 @@ use crate::{
     command,
     documents::Documents,
     netns::{self, Ns},
-    plan::{self, ROUTER_UPLINK},
+    plan::{self, Dual, Family, ROUTER_UPLINK},
     wait,
     world::World,
 };
@@ -45,8 +45,8 @@ pub struct DaemonOptions {
     pub tc_mode: &'static str,
     /// `--uplink`.
     pub uplink: &'static str,
-    /// `--gateway-ip`, if it is to be told.
-    pub gateway: Option<IpAddr>,
+    /// `--gateway-ip` of both families, if it is to be told.
+    pub gateway: Option<Dual>,
     /// `--internal-net`.
     pub internal_nets: Vec<&'static str>,
     /// `--resync`: short, so that tests see repairs soon.
@@ -64,12 +64,14 @@ impl Default for DaemonOptions {
             xdp_mode: "auto",
             tc_mode: "auto",
             uplink: "up0",
-            gateway: Some(ROUTER_UPLINK.v4.into()),
+            gateway: Some(ROUTER_UPLINK),
             internal_nets: vec![
                 plan::POD_CIDR,
                 plan::POD_CIDR6,
                 plan::SERVICE_CIDR,
+                plan::SERVICE_CIDR6,
                 plan::MANAGEMENT_CIDR,
+                plan::MANAGEMENT_CIDR6,
             ],
             resync: "1s",
             http_port: None,
@@ -364,12 +366,16 @@ impl Daemon {
             .args(["--node-name", plan::NODE_NAME])
             .args(["--uplink", options.uplink])
             .args(["--eip-cidr", plan::EIP_CIDR])
+            .args(["--eip-cidr", plan::EIP_CIDR6])
             .args(["--delivery", options.delivery])
             .args(["--xdp-mode", options.xdp_mode])
             .args(["--tc-mode", options.tc_mode])
             .args(["--resync", options.resync]);
         if let Some(gateway) = options.gateway {
-            command.arg("--gateway-ip").arg(gateway.to_string());
+            for family in Family::BOTH {
+                let address = gateway.of(family).to_string();
+                command.arg("--gateway-ip").arg(address);
+            }
         }
         for net in &options.internal_nets {
             command.args(["--internal-net", net]);
@@ -533,7 +539,8 @@ impl Daemon {
         .with_context(|| format!("last seen: {:?}", self.binding(key)))
     }
 
-    /// Binds by document and waits until it works.
+    /// Binds by document and waits until it works. The binding has the VM's name; one of an IPv6 address
+    /// ends with `-v6`, so that a VM can have one of each family.
     ///
     /// # Errors
     /// As [`Daemon::wait_state`].
@@ -544,7 +551,11 @@ impl Daemon {
     ) -> anyhow::Result<IpAddr> {
         let eip = eip.into();
         self.documents.put_vm(guest)?;
-        self.documents.put_binding(guest.name, eip, guest.name)?;
+        let name = match eip {
+            IpAddr::V4(_) => guest.name.to_owned(),
+            IpAddr::V6(_) => format!("{}-v6", guest.name),
+        };
+        self.documents.put_binding(&name, eip, guest.name)?;
         self.wait_state(&eip.to_string(), "programmed")?;
         Ok(eip)
     }
@@ -646,9 +657,13 @@ impl Daemon {
             "EIP4_V1",
             "VM4_V1",
             "NETS4_V1",
+            "FLOW4_V1",
+            "EIP6_V1",
+            "VM6_V1",
+            "NETS6_V1",
+            "FLOW6_V1",
             "UPLINKS_V1",
             "CONFIG_V1",
-            "FLOW4_V1",
         ] {
             text += &self.node.report(&format!(
                 "bpftool map dump pinned {}",

@@ -108,7 +108,7 @@ pub fn binding(name: &str, eip: impl Into<IpAddr>, vm: &str, more: &str) -> Stri
     format!(
         "apiVersion: virteip.github.com/v1\nkind: EipBinding\nmetadata:\n  name: {name}\n  \
          namespace: default\n  creationTimestamp: \"2025-03-01T10:00:00Z\"\n  generation: 1\n\
-         spec:\n  eip: {eip}\n  vmi: {vm}\n{more}"
+         spec:\n  eip: \"{eip}\"\n  vmi: {vm}\n{more}"
     )
 }
 

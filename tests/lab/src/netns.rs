@@ -11,6 +11,7 @@
 
 use std::{
     fs::{self, File},
+    net::IpAddr,
     path::{Path, PathBuf},
     process::Command,
     thread::{self, JoinHandle},
@@ -166,6 +167,20 @@ impl Ns {
             lines,
         )?;
         Ok(())
+    }
+
+    /// Waits until the kernel takes packets to an address as its own. With IPv6 that is a moment after the
+    /// address was added; until then it answers "no route".
+    ///
+    /// # Errors
+    /// When it does not within some seconds.
+    pub fn wait_local(&self, address: impl Into<IpAddr>) -> anyhow::Result<()> {
+        let address = address.into();
+        let what = format!("{address} is an address of {}", self.name);
+        wait::wait_until(Duration::from_secs(20), &what, || {
+            self.sh(&format!("ip route get {address}"))
+                .is_ok_and(|route| route.starts_with("local "))
+        })
     }
 
     /// Loads an nftables ruleset.

@@ -41,6 +41,29 @@ pub enum Family {
     V6,
 }
 
+impl Family {
+    /// Each of them.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The prefix length of one address.
+    #[must_use]
+    pub const fn host_length(self) -> u8 {
+        match self {
+            Self::V4 => 32,
+            Self::V6 => 128,
+        }
+    }
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
 /// The client, far away.
 pub const CLIENT: Dual = Dual::new([198, 51, 100, 2], [0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 2]);
 /// The router, toward the client.
@@ -72,6 +95,8 @@ pub const SERVICE_CIDR: &str = "10.96.0.0/12";
 pub const SERVICE_CIDR6: &str = "fd00:10:96::/112";
 /// Network of the nodes.
 pub const MANAGEMENT_CIDR: &str = "172.16.0.0/24";
+/// As [`MANAGEMENT_CIDR`], for IPv6.
+pub const MANAGEMENT_CIDR6: &str = "2001:db8:16::/64";
 /// The node's name in documents and flags.
 pub const NODE_NAME: &str = "hv";
 

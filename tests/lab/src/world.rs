@@ -294,7 +294,8 @@ impl World {
         self.router.sysctl(
             "ipv4/ip_forward=1
             ipv6/conf/all/forwarding=1
-            ipv4/icmp_ratelimit=0",
+            ipv4/icmp_ratelimit=0
+            ipv6/icmp/ratelimit=0",
         )?;
         self.node.sysctl(
             "ipv4/ip_forward=1
@@ -304,7 +305,8 @@ impl World {
             ipv4/conf/all/send_redirects=0
             ipv4/conf/default/send_redirects=0
             ipv4/icmp_errors_use_inbound_ifaddr=1
-            ipv4/icmp_ratelimit=0",
+            ipv4/icmp_ratelimit=0
+            ipv6/icmp/ratelimit=0",
         )?;
         for file in [
             "bridge/bridge-nf-call-iptables",
@@ -473,8 +475,23 @@ impl World {
         Ok(())
     }
 
-    /// A bridge port forwards only after its link came up and it was let in.
+    /// A bridge port forwards only after its link came up and it was let in; an IPv6 address is one of
+    /// the host's a moment after it was added.
     fn settle(&self) -> anyhow::Result<()> {
+        let outside = [
+            (&self.client, CLIENT.v6),
+            (&self.router, ROUTER_CLIENT.v6),
+            (&self.router, ROUTER_UPLINK.v6),
+            (&self.router, ROUTER_MANAGEMENT.v6),
+            (&self.node, NODE_UPLINK.v6),
+            (&self.node, NODE_MANAGEMENT.v6),
+            (&self.node, NODE_BRIDGE.v6),
+        ];
+        let guests = self.guests.iter();
+        let guests = guests.map(|guest| (&guest.ns, guest.plan.address.v6));
+        for (ns, address) in guests.chain(outside) {
+            ns.wait_local(address)?;
+        }
         for guest in &self.guests {
             if guest.plan.attachment != Attachment::BridgePort {
                 continue;
@@ -496,6 +513,7 @@ impl World {
         for line in [
             "ip -br addr",
             "ip route show table all",
+            "ip -6 route show table all",
             "ip rule",
             "ip -6 rule",
             "ip neigh",

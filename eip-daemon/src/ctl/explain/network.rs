@@ -132,6 +132,10 @@ fn ways(case: &Case<'_>, wanted: &BindingState) -> ChainLink {
 
 fn by_gateway(case: &Case<'_>, gateway: IpAddr, is_uplink: impl Fn(u32) -> bool) -> ChainLink {
     let cure = "give the uplink an address in the gateway's network, or correct --gateway-ip";
+    // Every interface has a route to a link-local address; the uplink is where it is looked for.
+    if matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        return ok(WAY_OUT, format!("by the gateway {gateway} on the uplink"));
+    }
     match case.now.view.routes.get(&gateway) {
         None => bad(WAY_OUT, format!("no route to the gateway {gateway}"), cure),
         Some(route) if route.gateway.is_some() => bad(

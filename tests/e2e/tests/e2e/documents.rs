@@ -1,9 +1,9 @@
 //! Documents come, change, break and go while the agent runs.
 
 use eip_lab::{
-    daemon::DaemonOptions,
+    daemon::{Daemon, DaemonOptions},
     documents,
-    plan::{self, EIP_CIDR, GuestPlan, NODE_UPLINK, ROUTER_UPLINK, VM1, VM2, eip},
+    plan::{self, EIP_CIDR, Family, GuestPlan, NODE_UPLINK, ROUTER_UPLINK, VM1, VM2, eip},
     traffic::{self, PATIENCE, SILENCE},
     wait::wait_until,
     world::WorldOptions,
@@ -13,6 +13,10 @@ use crate::support::{Stage, at};
 
 fn key(eip: plan::Dual) -> String {
     eip.v4.to_string()
+}
+
+fn keys(eip: plan::Dual) -> [String; 2] {
+    Family::BOTH.map(|family| eip.of(family).to_string())
 }
 
 #[test]
@@ -157,6 +161,32 @@ fn what_cannot_be_served_is_refused_with_its_reason() {
             "far",
             "VmOutsideInternalNets",
         ),
+        (
+            "outside6",
+            "2001:db8:114::77".to_owned(),
+            VM1.name,
+            "OutsideEipCidrs",
+        ),
+        (
+            "routers6",
+            "2001:db8:113::".to_owned(),
+            VM1.name,
+            "IsNetworkAddress",
+        ),
+        ("group6", "ff02::77".to_owned(), VM1.name, "NotUnicast"),
+        ("link6", "fe80::77".to_owned(), VM1.name, "NotUnicast"),
+        (
+            "mapped6",
+            "::ffff:203.0.113.50".to_owned(),
+            VM1.name,
+            "NotUnicast",
+        ),
+        (
+            "far6",
+            "2001:db8:113::50".to_owned(),
+            "far",
+            "VmOutsideInternalNets",
+        ),
     ] {
         let text = documents::binding(name, eip.parse::<std::net::IpAddr>().unwrap(), vm, "");
         documents.write(&format!("{name}.yaml"), &text).unwrap();
@@ -183,6 +213,39 @@ fn what_cannot_be_served_is_refused_with_its_reason() {
     );
     let answer = traffic::udp(&stage.world.client, at(eip::VM1.v4), 10, PATIENCE).unwrap();
     assert_eq!(answer.server_was, at(VM1.address.v4));
+}
+
+#[test]
+fn a_vm_that_never_had_an_address_of_the_family_is_waited_for() {
+    let Some(mut stage) = Stage::empty(WorldOptions::default(), DaemonOptions::default()) else {
+        return;
+    };
+    let documents = stage.daemon.documents().clone();
+    let old = GuestPlan {
+        name: "old",
+        ..plan::VM3
+    };
+    let old = documents::vm(&old, plan::NODE_NAME, "Running");
+    let old = old.replace(&format!("    - {}\n", plan::VM3.address.v6), "");
+    documents.write("vmi-old.yaml", &old).unwrap();
+    documents.put_binding("family", eip::VM2.v6, "old").unwrap();
+    let is_told = |daemon: &Daemon| {
+        let binding = daemon.binding("family");
+        binding.is_some_and(|binding| binding["reason"] == "VmHasNoAddress")
+    };
+    let what = "it waits for an address of the family";
+    stage.daemon.settle(what, is_told).unwrap();
+    // It gets one: nothing but its own status has to change.
+    let address = VM2.address;
+    let new = GuestPlan {
+        name: "old",
+        address,
+        ..VM2
+    };
+    documents.put_vm(&new).unwrap();
+    let key = eip::VM2.v6.to_string();
+    stage.daemon.wait_state(&key, "programmed").unwrap();
+    traffic::ping(&stage.world.client, eip::VM2.v6.into(), 56, PATIENCE).unwrap();
 }
 
 #[test]
@@ -236,22 +299,28 @@ fn a_binding_waits_for_its_vm_and_says_for_what() {
 
 #[test]
 fn the_agent_follows_a_port_that_appears_vanishes_and_returns() {
-    let Some(mut stage) = Stage::plain() else {
+    let Some(mut stage) = Stage::dual(WorldOptions::default(), DaemonOptions::default()) else {
         return;
     };
     for (vm, eip) in [(VM1, eip::VM1), (VM2, eip::VM2)] {
-        let guest = stage.world.guest(vm);
         let before = stage.daemon.binding(&key(eip)).unwrap();
-        stage.world.detach(guest).unwrap();
-        stage.daemon.wait_state(&key(eip), "waiting").unwrap();
+        stage.world.detach(stage.world.guest(vm)).unwrap();
+        for key in keys(eip) {
+            stage.daemon.wait_state(&key, "waiting").unwrap();
+        }
         stage.world.attach(stage.world.guest(vm)).unwrap();
-        stage.daemon.wait_state(&key(eip), "programmed").unwrap();
-        let after = stage.daemon.binding(&key(eip)).unwrap();
-        assert_eq!(before["port"], after["port"]);
-        wait_until(PATIENCE, &format!("{} is served again", vm.name), || {
-            traffic::ping(&stage.world.client, eip.v4.into(), 56, SILENCE).is_ok()
-        })
-        .unwrap();
+        for family in Family::BOTH {
+            let eip = eip.of(family);
+            let key = eip.to_string();
+            stage.daemon.wait_state(&key, "programmed").unwrap();
+            let after = stage.daemon.binding(&key).unwrap();
+            assert_eq!(before["port"], after["port"]);
+            let what = format!("{} is served again at {eip}", vm.name);
+            wait_until(PATIENCE, &what, || {
+                traffic::ping(&stage.world.client, eip, 56, SILENCE).is_ok()
+            })
+            .unwrap();
+        }
     }
     // While a VM was away its address followed the default route, as on any node.
     stage.world.forgive_leaks();
@@ -259,7 +328,7 @@ fn the_agent_follows_a_port_that_appears_vanishes_and_returns() {
 
 #[test]
 fn the_agent_follows_a_changed_mac_and_mtu() {
-    let Some(mut stage) = Stage::plain() else {
+    let Some(mut stage) = Stage::dual(WorldOptions::default(), DaemonOptions::default()) else {
         return;
     };
     for (vm, eip) in [(VM1, eip::VM1), (VM2, eip::VM2)] {
@@ -276,16 +345,22 @@ fn the_agent_follows_a_changed_mac_and_mtu() {
             .ip(&format!("link set {} mtu 1300\n", vm.port))
             .unwrap();
         // The VM says so as every guest does: by its own traffic.
-        traffic::ping(stage.ns(vm), plan::NODE_MANAGEMENT.v4.into(), 56, PATIENCE).ok();
-        stage
-            .daemon
-            .settle("MAC and MTU are in the kernel", |daemon| {
-                daemon
-                    .binding(&key(eip))
-                    .is_some_and(|binding| binding["vmMac"] == mac && binding["mtu"] == 1300)
-            })
-            .unwrap();
-        traffic::udp(&stage.world.client, at(eip.v4), 100, PATIENCE).unwrap();
+        for family in Family::BOTH {
+            let node = plan::NODE_MANAGEMENT.of(family);
+            traffic::ping(stage.ns(vm), node, 56, PATIENCE).ok();
+        }
+        for family in Family::BOTH {
+            let eip = eip.of(family);
+            stage
+                .daemon
+                .settle("MAC and MTU are in the kernel", |daemon| {
+                    daemon
+                        .binding(&eip.to_string())
+                        .is_some_and(|binding| binding["vmMac"] == mac && binding["mtu"] == 1300)
+                })
+                .unwrap();
+            traffic::udp(&stage.world.client, at(eip), 100, PATIENCE).unwrap();
+        }
     }
 }
 

@@ -1,181 +1,199 @@
 //! The promise, on every lane and every way to attach: all traffic, both VMs, both directions.
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 
 use eip_lab::{
     command,
     daemon::DaemonOptions,
     echo::Echo,
     firewall::{Firewall, ForwardAccept},
-    plan::{CLIENT, GuestPlan, POD1, POD2, VM1, VM2, eip},
+    plan::{CLIENT, Dual, Family, GuestPlan, POD1, POD2, VM1, VM2, eip},
     traffic::{self, Bulk, PATIENCE},
     world::{DefaultRoute, GuestGro, WireFrames, WorldOptions},
 };
 
 use crate::support::{PORT, Stage, at};
 
-const SERVED: [(GuestPlan, Ipv4Addr); 2] = [(VM1, eip::VM1.v4), (VM2, eip::VM2.v4)];
+const SERVED: [(GuestPlan, Dual); 2] = [(VM1, eip::VM1), (VM2, eip::VM2)];
+
+/// Everything a family of addresses is asked for, on a stage that has both.
+struct Show<'a> {
+    stage: &'a Stage,
+    family: Family,
+}
 
 fn everything_works(stage: &Stage) {
-    from_the_network(stage);
-    to_the_network(stage);
-    inside(stage);
-    node_and_pods(stage);
-    hairpins(stage);
-    an_eip_on_another_node(stage);
+    for family in Family::BOTH {
+        let show = Show { stage, family };
+        show.network_to_vms();
+        show.vms_to_network();
+        show.inside();
+        show.node_and_pods();
+        show.hairpins();
+        show.an_eip_on_another_node();
+    }
     no_checksum_was_wrong(stage);
 }
 
-fn from_the_network(stage: &Stage) {
-    let client = &stage.world.client;
-    for (vm, eip) in SERVED {
-        for size in [1, 1200, 8000] {
-            let answer = traffic::udp(client, at(eip), size, PATIENCE).unwrap();
-            assert_eq!(answer.server_saw.ip(), CLIENT.v4, "{}", vm.name);
-            assert_eq!(answer.server_was, at(vm.address.v4));
-            assert_eq!(answer.came_from, at(eip));
-        }
-        let answer = traffic::tcp(client, at(eip), PATIENCE).unwrap();
-        assert_eq!(answer.server_saw.ip(), CLIENT.v4, "{}", vm.name);
-        assert_eq!(answer.server_was, at(vm.address.v4));
-        for size in [0, 56, 1350, 4000] {
-            let from = traffic::ping(client, eip.into(), size, PATIENCE).unwrap();
-            assert_eq!(from, IpAddr::from(eip));
-        }
-        for way in [Bulk::Upload, Bulk::Download] {
-            traffic::bulk(client, at(eip), way, 5_000_000).unwrap();
+impl Show<'_> {
+    fn of(&self, address: Dual) -> IpAddr {
+        address.of(self.family)
+    }
+
+    fn own(&self, guest: GuestPlan) -> IpAddr {
+        self.of(guest.address)
+    }
+
+    /// The VMs with their EIPs of the family.
+    fn served(&self) -> [(GuestPlan, IpAddr); 2] {
+        SERVED.map(|(vm, eip)| (vm, self.of(eip)))
+    }
+
+    fn network_to_vms(&self) {
+        let client = &self.stage.world.client;
+        for (vm, eip) in self.served() {
+            for size in [1, 1200, 8000] {
+                let answer = traffic::udp(client, at(eip), size, PATIENCE).unwrap();
+                assert_eq!(answer.server_saw.ip(), self.of(CLIENT), "{}", vm.name);
+                assert_eq!(answer.server_was, at(self.own(vm)));
+                assert_eq!(answer.came_from, at(eip));
+            }
+            let answer = traffic::tcp(client, at(eip), PATIENCE).unwrap();
+            assert_eq!(answer.server_saw.ip(), self.of(CLIENT), "{}", vm.name);
+            assert_eq!(answer.server_was, at(self.own(vm)));
+            for size in [0, 56, 1350, 4000] {
+                let from = traffic::ping(client, eip, size, PATIENCE).unwrap();
+                assert_eq!(from, eip);
+            }
+            for way in [Bulk::Upload, Bulk::Download] {
+                traffic::bulk(client, at(eip), way, 5_000_000).unwrap();
+            }
         }
     }
-}
 
-fn to_the_network(stage: &Stage) {
-    for (vm, eip) in SERVED {
-        let ns = stage.ns(vm);
-        for size in [1, 1200, 8000] {
-            let answer = traffic::udp(ns, at(CLIENT.v4), size, PATIENCE).unwrap();
+    fn vms_to_network(&self) {
+        let client = self.of(CLIENT);
+        for (vm, eip) in self.served() {
+            let ns = self.stage.ns(vm);
+            for size in [1, 1200, 8000] {
+                let answer = traffic::udp(ns, at(client), size, PATIENCE).unwrap();
+                assert_eq!(answer.server_saw.ip(), eip, "{}", vm.name);
+                assert_eq!(answer.came_from, at(client));
+            }
+            let answer = traffic::tcp(ns, at(client), PATIENCE).unwrap();
             assert_eq!(answer.server_saw.ip(), eip, "{}", vm.name);
-            assert_eq!(answer.came_from, at(CLIENT.v4));
-        }
-        let answer = traffic::tcp(ns, at(CLIENT.v4), PATIENCE).unwrap();
-        assert_eq!(answer.server_saw.ip(), eip, "{}", vm.name);
-        for size in [0, 1350, 4000] {
-            traffic::ping(ns, CLIENT.v4.into(), size, PATIENCE).unwrap();
-        }
-        for way in [Bulk::Upload, Bulk::Download] {
-            let answer = traffic::bulk(ns, at(CLIENT.v4), way, 5_000_000).unwrap();
-            assert_eq!(answer.server_saw.ip(), eip, "{}", vm.name);
+            for size in [0, 1350, 4000] {
+                traffic::ping(ns, client, size, PATIENCE).unwrap();
+            }
+            for way in [Bulk::Upload, Bulk::Download] {
+                let answer = traffic::bulk(ns, at(client), way, 5_000_000).unwrap();
+                assert_eq!(answer.server_saw.ip(), eip, "{}", vm.name);
+            }
         }
     }
-}
 
-fn inside(stage: &Stage) {
-    for (from, to) in [
-        (VM1, POD2),
-        (VM2, POD2),
-        (VM2, POD1),
-        (POD1, VM1),
-        (POD2, VM2),
-        (VM1, VM2),
-    ] {
-        let to = at(to.address.v4);
-        let answer = traffic::tcp(stage.ns(from), to, PATIENCE).unwrap();
-        assert_eq!(
-            answer.server_saw.ip(),
-            from.address.v4,
-            "{} to {to}",
-            from.name
-        );
-        let answer = traffic::udp(stage.ns(from), to, 8000, PATIENCE).unwrap();
-        assert_eq!(
-            answer.server_saw.ip(),
-            from.address.v4,
-            "{} to {to}",
-            from.name
-        );
-    }
-    for (vm, _) in SERVED {
-        traffic::tcp(&stage.world.node, at(vm.address.v4), PATIENCE).unwrap();
-    }
-}
-
-fn node_and_pods(stage: &Stage) {
-    for (vm, eip) in SERVED {
-        for (name, ns) in [
-            ("node", &stage.world.node),
-            ("pod1", stage.ns(POD1)),
-            ("pod2", stage.ns(POD2)),
+    fn inside(&self) {
+        for (from, to) in [
+            (VM1, POD2),
+            (VM2, POD2),
+            (VM2, POD1),
+            (POD1, VM1),
+            (POD2, VM2),
+            (VM1, VM2),
         ] {
-            let answer = traffic::udp(ns, at(eip), 100, PATIENCE)
-                .unwrap_or_else(|error| panic!("{name} to {eip}: {error:#}"));
-            assert_eq!(answer.server_was, at(vm.address.v4), "{name}");
-            assert_eq!(answer.came_from, at(eip), "{name}");
-            traffic::udp(ns, at(eip), 8000, PATIENCE)
-                .unwrap_or_else(|error| panic!("{name} to {eip}, fragments: {error:#}"));
-            traffic::tcp(ns, at(eip), PATIENCE)
-                .unwrap_or_else(|error| panic!("{name} to {eip}: {error:#}"));
-            traffic::ping(ns, eip.into(), 56, PATIENCE)
-                .unwrap_or_else(|error| panic!("{name} to {eip}: {error:#}"));
+            let ns = self.stage.ns(from);
+            let to = at(self.own(to));
+            let what = format!("{} to {to}", from.name);
+            let answer = traffic::tcp(ns, to, PATIENCE).unwrap();
+            assert_eq!(answer.server_saw.ip(), self.own(from), "{what}");
+            let answer = traffic::udp(ns, to, 8000, PATIENCE).unwrap();
+            assert_eq!(answer.server_saw.ip(), self.own(from), "{what}");
+        }
+        for (vm, _) in SERVED {
+            traffic::tcp(&self.stage.world.node, at(self.own(vm)), PATIENCE).unwrap();
         }
     }
-}
 
-fn hairpins(stage: &Stage) {
-    for (from, from_eip) in SERVED {
-        for (to, to_eip) in SERVED {
-            let what = format!("{} to {to_eip}", from.name);
-            let ns = stage.ns(from);
-            let answer = traffic::udp(ns, at(to_eip), 100, PATIENCE)
-                .unwrap_or_else(|error| panic!("{what}: {error:#}"));
-            assert_eq!(answer.server_saw.ip(), from_eip, "{what}");
-            assert_eq!(answer.server_was, at(to.address.v4), "{what}");
-            assert_eq!(answer.came_from, at(to_eip), "{what}");
-            let answer = traffic::tcp(ns, at(to_eip), PATIENCE)
-                .unwrap_or_else(|error| panic!("{what}: {error:#}"));
-            assert_eq!(answer.server_saw.ip(), from_eip, "{what}");
-            traffic::ping(ns, to_eip.into(), 4000, PATIENCE)
-                .unwrap_or_else(|error| panic!("{what}: {error:#}"));
+    fn node_and_pods(&self) {
+        for (vm, eip) in self.served() {
+            for (name, ns) in [
+                ("node", &self.stage.world.node),
+                ("pod1", self.stage.ns(POD1)),
+                ("pod2", self.stage.ns(POD2)),
+            ] {
+                let answer = traffic::udp(ns, at(eip), 100, PATIENCE)
+                    .unwrap_or_else(|error| panic!("{name} to {eip}: {error:#}"));
+                assert_eq!(answer.server_was, at(self.own(vm)), "{name}");
+                assert_eq!(answer.came_from, at(eip), "{name}");
+                traffic::udp(ns, at(eip), 8000, PATIENCE)
+                    .unwrap_or_else(|error| panic!("{name} to {eip}, fragments: {error:#}"));
+                traffic::tcp(ns, at(eip), PATIENCE)
+                    .unwrap_or_else(|error| panic!("{name} to {eip}: {error:#}"));
+                traffic::ping(ns, eip, 56, PATIENCE)
+                    .unwrap_or_else(|error| panic!("{name} to {eip}: {error:#}"));
+            }
         }
     }
-}
 
-/// The other node is the client's namespace: on the wire it is a host that has an EIP and is reached
-/// through the router.
-fn an_eip_on_another_node(stage: &Stage) {
-    let there = &stage.world.client;
-    let elsewhere = eip::ELSEWHERE.v4;
-    there
-        .ip(&format!("address add {elsewhere}/32 dev lo"))
-        .unwrap();
-    stage
-        .world
-        .router
-        .ip(&format!("route add {elsewhere}/32 via {}", CLIENT.v4))
-        .unwrap();
-    let _server = Echo::start(there, elsewhere, PORT).unwrap();
-    for (vm, eip) in SERVED {
-        let what = format!("{} to {elsewhere}", vm.name);
-        for size in [100, 8000] {
-            let answer = traffic::udp(stage.ns(vm), at(elsewhere), size, PATIENCE)
+    fn hairpins(&self) {
+        for (from, from_eip) in self.served() {
+            for (to, to_eip) in self.served() {
+                let what = format!("{} to {to_eip}", from.name);
+                let ns = self.stage.ns(from);
+                let answer = traffic::udp(ns, at(to_eip), 100, PATIENCE)
+                    .unwrap_or_else(|error| panic!("{what}: {error:#}"));
+                assert_eq!(answer.server_saw.ip(), from_eip, "{what}");
+                assert_eq!(answer.server_was, at(self.own(to)), "{what}");
+                assert_eq!(answer.came_from, at(to_eip), "{what}");
+                let answer = traffic::tcp(ns, at(to_eip), PATIENCE)
+                    .unwrap_or_else(|error| panic!("{what}: {error:#}"));
+                assert_eq!(answer.server_saw.ip(), from_eip, "{what}");
+                traffic::ping(ns, to_eip, 4000, PATIENCE)
+                    .unwrap_or_else(|error| panic!("{what}: {error:#}"));
+            }
+        }
+    }
+
+    /// The other node is the client's namespace: on the wire it is a host that has an EIP and is reached
+    /// through the router.
+    fn an_eip_on_another_node(&self) {
+        let world = &self.stage.world;
+        let there = &world.client;
+        let elsewhere = self.of(eip::ELSEWHERE);
+        let host = format!("{elsewhere}/{}", self.family.host_length());
+        there
+            .ip(&format!("address add {host} dev lo nodad"))
+            .unwrap();
+        there.wait_local(elsewhere).unwrap();
+        let route = format!("route add {host} via {}", self.of(CLIENT));
+        world.router.ip(&route).unwrap();
+        let _server = Echo::start(there, elsewhere, PORT).unwrap();
+        for (vm, eip) in self.served() {
+            let ns = self.stage.ns(vm);
+            let what = format!("{} to {elsewhere}", vm.name);
+            for size in [100, 8000] {
+                let answer = traffic::udp(ns, at(elsewhere), size, PATIENCE)
+                    .unwrap_or_else(|error| panic!("{what}: {error:#}"));
+                assert_eq!(answer.server_saw.ip(), eip, "{what}");
+                assert_eq!(answer.came_from, at(elsewhere), "{what}");
+            }
+            let answer = traffic::tcp(ns, at(elsewhere), PATIENCE)
                 .unwrap_or_else(|error| panic!("{what}: {error:#}"));
             assert_eq!(answer.server_saw.ip(), eip, "{what}");
-            assert_eq!(answer.came_from, at(elsewhere), "{what}");
-        }
-        let answer = traffic::tcp(stage.ns(vm), at(elsewhere), PATIENCE)
-            .unwrap_or_else(|error| panic!("{what}: {error:#}"));
-        assert_eq!(answer.server_saw.ip(), eip, "{what}");
-        traffic::ping(stage.ns(vm), elsewhere.into(), 4000, PATIENCE)
-            .unwrap_or_else(|error| panic!("{what}: {error:#}"));
+            traffic::ping(ns, elsewhere, 4000, PATIENCE)
+                .unwrap_or_else(|error| panic!("{what}: {error:#}"));
 
-        let what = format!("{elsewhere} to {}", vm.name);
-        let answer = there
-            .run(|| {
-                let socket = UdpSocket::bind((elsewhere, 0))?;
-                traffic::udp_on(&socket, at(eip), 8000, PATIENCE)
-            })
-            .unwrap_or_else(|error| panic!("{what}: {error:#}"));
-        assert_eq!(answer.server_saw.ip(), elsewhere, "{what}");
-        assert_eq!(answer.server_was, at(vm.address.v4), "{what}");
-        assert_eq!(answer.came_from, at(eip), "{what}");
+            let what = format!("{elsewhere} to {}", vm.name);
+            let answer = there
+                .run(|| {
+                    let socket = UdpSocket::bind((elsewhere, 0))?;
+                    traffic::udp_on(&socket, at(eip), 8000, PATIENCE)
+                })
+                .unwrap_or_else(|error| panic!("{what}: {error:#}"));
+            assert_eq!(answer.server_saw.ip(), elsewhere, "{what}");
+            assert_eq!(answer.server_was, at(self.own(vm)), "{what}");
+            assert_eq!(answer.came_from, at(eip), "{what}");
+        }
     }
 }
 
@@ -183,6 +201,13 @@ fn an_eip_on_another_node(stage: &Stage) {
 fn no_checksum_was_wrong(stage: &Stage) {
     let guests = stage.world.guests().iter().map(|guest| &guest.ns);
     for ns in guests.chain([&stage.world.client, &stage.world.node]) {
+        let text6 = ns.read_proc("net/snmp6").unwrap();
+        for counter in ["Udp6InCsumErrors", "Icmp6InCsumErrors"] {
+            let line = text6.lines().find(|line| line.starts_with(counter));
+            let errors = line.and_then(|line| line.split_whitespace().nth(1));
+            assert_eq!(errors, Some("0"), "{counter} in {}", ns.name());
+        }
+        // TCP counts both families here.
         let text = ns.read_proc("net/snmp").unwrap();
         for protocol in ["Tcp:", "Udp:"] {
             let mut lines = text.lines().filter(|line| line.starts_with(protocol));
@@ -199,12 +224,19 @@ fn no_checksum_was_wrong(stage: &Stage) {
 
 fn lane(world: WorldOptions, daemon: DaemonOptions) {
     let delivery = daemon.delivery;
-    let Some(stage) = Stage::new(world, daemon) else {
+    let Some(stage) = Stage::dual(world, daemon) else {
         return;
     };
     everything_works(&stage);
     if delivery != "auto" {
-        let binding = stage.daemon.binding(&eip::VM1.v4.to_string()).unwrap();
+        is_delivered_by(&stage, delivery);
+    }
+}
+
+fn is_delivered_by(stage: &Stage, delivery: &str) {
+    for family in Family::BOTH {
+        let key = eip::VM1.of(family).to_string();
+        let binding = stage.daemon.binding(&key).unwrap();
         assert_eq!(binding["delivery"], delivery, "{binding:#}");
     }
 }
@@ -272,12 +304,11 @@ fn everything_works_on_the_xdp_lane_when_ports_take_xdp_frames() {
 
 #[test]
 fn the_xdp_lane_is_not_used_for_ports_that_would_lose_its_frames() {
-    let Some(stage) = Stage::new(WorldOptions::default(), delivery("xdp")) else {
+    let Some(stage) = Stage::dual(WorldOptions::default(), delivery("xdp")) else {
         return;
     };
     everything_works(&stage);
-    let binding = stage.daemon.binding(&eip::VM1.v4.to_string()).unwrap();
-    assert_eq!(binding["delivery"], "peer", "{binding:#}");
+    is_delivered_by(&stage, "peer");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use eip_lab::{
     daemon::{Daemon, DaemonOptions},
-    plan::{CLIENT, VM1, VM2, eip},
+    plan::{CLIENT, Family, VM1, VM2, eip},
     traffic::{self, PATIENCE, Pace, SILENCE, Session, StreamReport},
     wait::{pause, wait_until},
     world::{World, WorldOptions},
@@ -12,7 +12,8 @@ use eip_lab::{
 
 use crate::support::{Stage, at, raise};
 
-/// Streams of 1 kHz in both directions on both VMs while something happens to the agent.
+/// Streams of 1 kHz in both directions on both VMs, the one by IPv4 and the other by IPv6, while something
+/// happens to the agent.
 fn under_traffic(stage: &mut Stage, seconds: u32, happening: impl FnOnce(&mut Daemon)) {
     let pace = Pace::kilohertz(seconds);
     let Stage { daemon, world, .. } = stage;
@@ -20,9 +21,9 @@ fn under_traffic(stage: &mut Stage, seconds: u32, happening: impl FnOnce(&mut Da
         let mut streams = Vec::new();
         for (what, ns, to) in [
             ("client to vm1", &world.client, at(eip::VM1.v4)),
-            ("client to vm2", &world.client, at(eip::VM2.v4)),
+            ("client to vm2", &world.client, at(eip::VM2.v6)),
             ("vm1 to client", &world.guest(VM1).ns, at(CLIENT.v4)),
-            ("vm2 to client", &world.guest(VM2).ns, at(CLIENT.v4)),
+            ("vm2 to client", &world.guest(VM2).ns, at(CLIENT.v6)),
         ] {
             streams.push((
                 what,
@@ -47,7 +48,7 @@ fn under_traffic(stage: &mut Stage, seconds: u32, happening: impl FnOnce(&mut Da
 }
 
 fn killed_and_restarted(options: DaemonOptions) {
-    let Some(mut stage) = Stage::new(WorldOptions::default(), options) else {
+    let Some(mut stage) = Stage::dual(WorldOptions::default(), options) else {
         return;
     };
     let mut session = Session::open(&stage.world.client, at(eip::VM1.v4)).unwrap();
@@ -77,7 +78,7 @@ fn kill_and_restart_lose_no_packet_on_clsact_with_generic_xdp() {
 
 #[test]
 fn stop_and_start_lose_no_packet() {
-    let Some(mut stage) = Stage::plain() else {
+    let Some(mut stage) = Stage::dual(WorldOptions::default(), DaemonOptions::default()) else {
         return;
     };
     under_traffic(&mut stage, 4, |daemon| {
@@ -404,8 +405,10 @@ fn cleaned(options: DaemonOptions) {
     };
     let before = footprint(&world);
     let mut daemon = Daemon::start(&world, options).unwrap();
-    daemon.serve(&VM1, eip::VM1.v4).unwrap();
-    daemon.serve(&VM2, eip::VM2.v4).unwrap();
+    for family in Family::BOTH {
+        daemon.serve(&VM1, eip::VM1.of(family)).unwrap();
+        daemon.serve(&VM2, eip::VM2.of(family)).unwrap();
+    }
     assert_ne!(footprint(&world), before);
     let bpffs = daemon.bpffs().display().to_string();
     let socket = daemon.socket().display().to_string();
@@ -420,7 +423,9 @@ fn cleaned(options: DaemonOptions) {
     assert_eq!(daemon.pins(), Vec::<String>::new());
     // Once more is no error.
     assert!(daemon.run_verb(&arguments).unwrap().status.success());
-    traffic::ping(&world.client, eip::VM1.v4.into(), 56, SILENCE).unwrap_err();
+    for family in Family::BOTH {
+        traffic::ping(&world.client, eip::VM1.of(family), 56, SILENCE).unwrap_err();
+    }
     world.forgive_leaks();
 }
 
@@ -470,7 +475,7 @@ fn the_modes_of_a_restart_may_differ() {
 
 #[test]
 fn internal_networks_follow_their_objects_without_losing_a_packet() {
-    let Some(mut stage) = Stage::plain() else {
+    let Some(mut stage) = Stage::dual(WorldOptions::default(), DaemonOptions::default()) else {
         return;
     };
     let range = |cidr: &str| {

@@ -16,7 +16,6 @@ mod ground;
 mod lanes;
 mod layer2;
 mod lifecycle;
-mod older_api;
 mod spoofing;
 mod surface;
 mod trace;

@@ -6,7 +6,7 @@ use eip_lab::{
     daemon::{Daemon, DaemonOptions},
     echo::Echo,
     netns::Ns,
-    plan::{CLIENT, GuestPlan, VM1, VM2, eip},
+    plan::{CLIENT, Family, GuestPlan, VM1, VM2, eip},
     sniff::Injector,
     world::{World, WorldOptions},
 };
@@ -61,11 +61,29 @@ impl Stage {
         Self::new(WorldOptions::default(), DaemonOptions::default())
     }
 
+    /// As [`Stage::new`], with an EIP and servers of each family.
+    pub(crate) fn dual(world: WorldOptions, daemon: DaemonOptions) -> Option<Self> {
+        let mut stage = Self::new(world, daemon)?;
+        stage.serve6();
+        Some(stage)
+    }
+
+    /// Adds an IPv6 EIP to `vm1` and `vm2`, and servers.
+    pub(crate) fn serve6(&mut self) {
+        self.daemon.serve(&VM1, eip::VM1.v6).unwrap();
+        self.daemon.serve(&VM2, eip::VM2.v6).unwrap();
+        self.start_servers_of(Family::V6);
+    }
+
     pub(crate) fn start_servers(&mut self) {
-        self.servers
-            .push(Echo::start(&self.world.client, CLIENT.v4, PORT).unwrap());
-        for guest in self.world.guests() {
-            let echo = Echo::start(&guest.ns, guest.plan.address.v4, PORT).unwrap();
+        self.start_servers_of(Family::V4);
+    }
+
+    fn start_servers_of(&mut self, family: Family) {
+        let guests = self.world.guests().iter();
+        let hosts = guests.map(|guest| (&guest.ns, guest.plan.address));
+        for (ns, address) in hosts.chain([(&self.world.client, CLIENT)]) {
+            let echo = Echo::start(ns, address.of(family), PORT).unwrap();
             self.servers.push(echo);
         }
     }
