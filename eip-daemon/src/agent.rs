@@ -1,10 +1,17 @@
 //! `eip-daemon agent`: puts the parts together and hands them to the supervisor.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::{Notify, watch},
+    sync::{Mutex, Notify, watch},
 };
 use tracing::{info, warn};
 
@@ -14,10 +21,11 @@ use crate::{
         l2::L2Announcer,
         peering::{BgpAnnouncer, DrainError},
     },
-    config::{AgentOptions, NodeConfig, SourceSpec},
+    config::{AgentOptions, GrpcListen, NodeConfig, SourceSpec, TlsFiles},
     ctl::{
         self,
         follow::Followers,
+        grpc::{self, Tls},
         socket::{SocketClaim, SocketError},
         state::{AgentState, Started},
     },
@@ -62,6 +70,27 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
+    /// The listener of the older agent's API.
+    #[error("listen on {address}: choose another --grpc-listen")]
+    Grpc {
+        /// Where.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Its certificates.
+    #[error("read {}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Its certificates, again.
+    #[error("use --grpc-cert, --grpc-key and --grpc-client-ca")]
+    Tls(#[source] tonic::transport::Error),
     /// No client for the API server.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -93,6 +122,7 @@ pub async fn run(
     }
     let stop = termination().map_err(AgentError::Signals)?;
     let http = listen(options.http).await?;
+    let grpc = open_grpc(options.grpc.as_ref()).await?;
     let data_plane = KernelDataPlane::open(data_plane_options(&node, &options))?;
     let control = claim.listen()?;
 
@@ -118,6 +148,7 @@ pub async fn run(
         Doors {
             control,
             http,
+            grpc,
             log_level,
         },
     );
@@ -137,6 +168,34 @@ async fn listen(address: Option<SocketAddr>) -> Result<Option<TcpListener>, Agen
     listening
         .map(Some)
         .map_err(|source| AgentError::Http { address, source })
+}
+
+/// Listens for callers of the older agent, where that is asked for.
+async fn open_grpc(wanted: Option<&GrpcListen>) -> Result<Option<GrpcDoor>, AgentError> {
+    let Some(GrpcListen { address, tls }) = wanted else {
+        return Ok(None);
+    };
+    let tls = tls.as_ref().map(read_tls).transpose()?;
+    let server = grpc::server(tls.as_ref()).map_err(AgentError::Tls)?;
+    let address = *address;
+    let listening = TcpListener::bind(address).await;
+    let listener = listening.map_err(|source| AgentError::Grpc { address, source })?;
+    info!(%address, is_plain_text = tls.is_none(), "serving the older agent's gRPC API");
+    Ok(Some(GrpcDoor { server, listener }))
+}
+
+fn read_tls(files: &TlsFiles) -> Result<Tls, AgentError> {
+    let read = |path: &Path| {
+        fs::read(path).map_err(|source| AgentError::Certificate {
+            path: path.to_owned(),
+            source,
+        })
+    };
+    Ok(Tls {
+        certificate: read(&files.certificate)?,
+        key: read(&files.key)?,
+        client_ca: read(&files.client_ca)?,
+    })
 }
 
 fn data_plane_options(node: &NodeConfig, options: &AgentOptions) -> DataPlaneOptions {
@@ -240,13 +299,21 @@ fn start_core(
         l2,
         started,
         bgp,
+        turn: Mutex::default(),
     }))
+}
+
+/// Where callers of the older agent come in.
+struct GrpcDoor {
+    server: tonic::transport::Server,
+    listener: TcpListener,
 }
 
 /// Where the agent can be asked, and what it can be told.
 struct Doors {
     control: UnixListener,
     http: Option<TcpListener>,
+    grpc: Option<GrpcDoor>,
     log_level: LogLevel,
 }
 
@@ -259,8 +326,13 @@ fn start_servers(
     let Doors {
         control,
         http,
+        grpc,
         log_level,
     } = doors;
+    if let Some(GrpcDoor { server, listener }) = grpc {
+        let state = Arc::clone(&agent);
+        supervisor.start("grpc", |stop| grpc::serve(server, listener, state, stop));
+    }
     if let Some(listener) = http {
         let pulse = Arc::new(Pulse::new(options.resync * 3 + ROUND_PATIENCE));
         let (followed, reports) = (Arc::clone(&pulse), agent.reports.clone());

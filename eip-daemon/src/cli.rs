@@ -56,6 +56,9 @@ pub struct AgentArgs {
     /// How host routes are announced.
     #[command(flatten)]
     pub bgp: BgpArgs,
+    /// How callers of the older agent are served.
+    #[command(flatten)]
+    pub grpc: GrpcArgs,
     /// How the process runs.
     #[command(flatten)]
     pub process: ProcessArgs,
@@ -205,6 +208,40 @@ pub struct BgpArgs {
         default_value = "withdraw"
     )]
     pub on_exit: OnExit,
+}
+
+/// Flags about the older agent's gRPC API. The control socket serves it always.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "The older agent's gRPC API")]
+pub struct GrpcArgs {
+    /// Address for callers of the older agent's API, by custom port 6127 [default: none]
+    #[arg(
+        long = "grpc-listen",
+        value_name = "ADDR:PORT",
+        env = "EIP_GRPC_LISTEN"
+    )]
+    pub grpc_listen: Option<String>,
+
+    /// Certificate to show to callers, with those between it and its root; PEM
+    #[arg(long = "grpc-cert", value_name = "FILE", env = "EIP_GRPC_CERT")]
+    pub certificate: Option<PathBuf>,
+
+    /// Key of that certificate; PEM
+    #[arg(long = "grpc-key", value_name = "FILE", env = "EIP_GRPC_KEY")]
+    pub key: Option<PathBuf>,
+
+    /// Authority that signs the certificates of callers; whoever has one may bind any address; PEM
+    #[arg(
+        long = "grpc-client-ca",
+        value_name = "FILE",
+        env = "EIP_GRPC_CLIENT_CA"
+    )]
+    pub client_ca: Option<PathBuf>,
+
+    /// Serve in plain text and without asking who calls; on loopback only, where every process of the
+    /// node can call
+    #[arg(long = "grpc-plain-text", env = "EIP_GRPC_PLAIN_TEXT")]
+    pub plain_text: bool,
 }
 
 /// Flags about the process itself.

@@ -6,6 +6,7 @@
 //! by `check`.
 
 mod bgp;
+mod grpc;
 mod node;
 mod value;
 
@@ -51,6 +52,26 @@ impl fmt::Display for SourceSpec {
     }
 }
 
+/// How callers of the older agent are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrpcListen {
+    /// Where.
+    pub address: SocketAddr,
+    /// Who may call; `None` is everybody on this node, in plain text.
+    pub tls: Option<TlsFiles>,
+}
+
+/// Files of a listener that knows its callers, all PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// What is shown to callers.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Who signs the certificates of callers.
+    pub client_ca: PathBuf,
+}
+
 /// How the agent process runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentOptions {
@@ -62,6 +83,8 @@ pub struct AgentOptions {
     pub socket: PathBuf,
     /// Address of the HTTP server; `None` serves none.
     pub http: Option<SocketAddr>,
+    /// The older agent's API on TCP.
+    pub grpc: Option<GrpcListen>,
     /// Entries of a binding map.
     pub max_bindings: u32,
     /// Entries of a flow map.
@@ -160,7 +183,8 @@ pub fn resolve_agent(
         state_dir: &args.process.state_dir,
     };
     let bgp = bgp::bgp(&args.bgp, &node, found, &mut findings);
-    let options = options(&args.process, bgp, &mut findings);
+    let grpc = grpc::grpc(&args.grpc, &mut findings);
+    let options = options(&args.process, bgp, grpc, &mut findings);
     let ((mut config, options), notices) = findings.into_result(config.zip(options))?;
     config.notices = notices;
     Ok((config, options))
@@ -236,9 +260,15 @@ impl Findings {
 fn options(
     args: &ProcessArgs,
     bgp: Option<BgpSettings>,
+    grpc: Option<GrpcListen>,
     findings: &mut Findings,
 ) -> Option<AgentOptions> {
     let source = findings.keep("--source", value::source(args.source.as_deref()));
+    if let (Some(SourceSpec::Kube(_)), Some(_)) = (&source, &grpc) {
+        let text = "bindings are objects of the cluster with --source kube, and callers of the older \
+                    API could change none: leave it out";
+        findings.refuse("--grpc-listen", text);
+    }
     check_absolute("--socket", &args.socket, findings);
     check_absolute("--state-dir", &args.state_dir, findings);
     let http = findings.keep("--http", value::http(&args.http));
@@ -255,6 +285,7 @@ fn options(
         state_dir: args.state_dir.clone(),
         socket: args.socket.clone(),
         http: http?,
+        grpc,
         max_bindings: args.max_bindings,
         max_flows: args.max_flows,
         resync: resync?,

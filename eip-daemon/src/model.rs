@@ -119,6 +119,18 @@ impl fmt::Display for Origin {
     }
 }
 
+/// What the name in a binding is the name of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TargetKind {
+    /// A `VirtualMachineInstance`.
+    #[default]
+    Vm,
+    /// An address of this node, whoever has it. Only root can write that down: nothing says whose
+    /// address it is.
+    Address(IpAddr),
+}
+
 /// What an `EipBinding` object asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BindingFact {
@@ -126,8 +138,11 @@ pub struct BindingFact {
     pub name: ObjectName,
     /// The elastic IP asked for.
     pub eip: IpAddr,
-    /// The VM, in the same namespace.
+    /// The VM, in the same namespace; for an address, its text.
     pub vm: ObjectName,
+    /// What it is the name of.
+    #[serde(default)]
+    pub kind: TargetKind,
     /// `metadata.creationTimestamp` in seconds since the epoch; objects without one are older
     /// than those with one and ordered by name among themselves.
     pub created: Option<i64>,

@@ -119,6 +119,9 @@ const ROUTING: &[User] = &[User::TestInterop];
 /// Who puts a router beside the agent as well.
 const ROUTERS: &[User] = &[User::TestInterop, User::TestE2e];
 
+/// Who calls the agent as the older agent's callers do.
+const CALLING: &[User] = &[User::TestE2e];
+
 /// Who runs the programs that people test a network with.
 const TALKING: &[User] = &[User::TestOracle];
 /// Who boots a VM.
@@ -361,6 +364,12 @@ pub(crate) static NEEDS: &[Need] = &[
             package: "frr",
             unit: "frr",
         },
+    },
+    Need {
+        name: "gRPC for Python",
+        users: CALLING,
+        look: || file("/usr/lib/python3/dist-packages/grpc/__init__.py"),
+        cure: Cure::Package("python3-grpcio"),
     },
     Need {
         name: "GoBGP",

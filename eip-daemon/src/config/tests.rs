@@ -329,3 +329,67 @@ fn every_bad_bgp_flag_is_named() {
         assert!(text.contains(flag), "{flag} in\n{text}");
     }
 }
+
+const CERTIFICATES: [&str; 3] = [
+    "--grpc-cert=/etc/kube-eip/tls.crt",
+    "--grpc-key=/etc/kube-eip/tls.key",
+    "--grpc-client-ca=/etc/kube-eip/ca.crt",
+];
+
+#[test]
+fn callers_of_the_older_api_are_known_or_of_this_node() {
+    assert_eq!(good(&[]).1.grpc, None, "nothing listens unless asked");
+    let known: Vec<&str> = ["--grpc-listen=192.0.2.9:6127"]
+        .into_iter()
+        .chain(CERTIFICATES)
+        .collect();
+    let grpc = good(&known).1.grpc.unwrap();
+    assert_eq!(grpc.address.to_string(), "192.0.2.9:6127");
+    assert!(grpc.tls.is_some());
+    for address in ["127.0.0.1:6127", "[::1]:6127"] {
+        let listen = format!("--grpc-listen={address}");
+        let grpc = good(&[&listen, "--grpc-plain-text"]).1.grpc.unwrap();
+        assert_eq!(grpc.tls, None);
+    }
+}
+
+#[test]
+fn strangers_cannot_be_let_in_by_mistake() {
+    for address in ["0.0.0.0:6127", "[::]:6127", "192.0.2.9:6127"] {
+        let listen = format!("--grpc-listen={address}");
+        let said = problems(&[&listen, "--grpc-plain-text"]);
+        assert!(said.contains("reachable from the network"), "{said}");
+        assert!(said.contains("127.0.0.1"), "{said}");
+        let said = problems(&[&listen]);
+        for flag in ["--grpc-cert:", "--grpc-key:", "--grpc-client-ca:"] {
+            assert!(said.contains(flag), "{said}");
+        }
+        let said = problems(&[&listen, CERTIFICATES[0], CERTIFICATES[1]]);
+        assert!(said.starts_with("--grpc-client-ca:"), "{said}");
+    }
+}
+
+#[test]
+fn half_a_listener_is_none() {
+    let said = problems(&["--grpc-plain-text"]);
+    assert!(said.contains("--grpc-listen"), "{said}");
+    let said = problems(&CERTIFICATES);
+    assert_eq!(said.lines().count(), 3, "{said}");
+    let said = problems(&["--grpc-listen=:6127", "--grpc-plain-text"]);
+    assert!(said.contains("no address and port"), "{said}");
+    let both = [
+        "--grpc-listen=[::1]:6127",
+        "--grpc-plain-text",
+        CERTIFICATES[0],
+    ];
+    assert!(problems(&both).contains("choose one"));
+    let flags = [
+        "--source=kube",
+        GOOD[1],
+        GOOD[2],
+        "--grpc-listen=[::1]:6127",
+        "--grpc-plain-text",
+    ];
+    let said = resolve(&node(), &flags).unwrap_err().to_string();
+    assert!(said.starts_with("--grpc-listen: bindings are"), "{said}");
+}

@@ -26,7 +26,7 @@ use crate::{
     desired,
     model::{BindingFact, Facts, ObjectName, Outcome},
     report::{BindingReport, Report},
-    source::local::{self, BindRequest, LocalError},
+    source::local::{self, BindRequest, LocalError, Target},
 };
 
 /// Longest wait for an outcome.
@@ -37,7 +37,15 @@ const UNBIND_WAIT: Duration = Duration::from_secs(5);
 /// Writes a binding and waits for what becomes of it.
 pub(super) async fn bind(state: &AgentState, body: BindBody) -> Result<BindAnswer, ApiError> {
     let wait = Duration::from_millis(body.wait_ms).min(WAIT_MAX);
-    let request = request(body);
+    write(state, request(body), wait).await
+}
+
+/// As [`bind`], for a request that is made already.
+pub(super) async fn write(
+    state: &AgentState,
+    request: BindRequest,
+    wait: Duration,
+) -> Result<BindAnswer, ApiError> {
     refuse_other_meaning(&state.report(), &request)?;
     judge(state, &request)?;
     let directory = directory(&state.source)?.to_owned();
@@ -56,7 +64,7 @@ fn request(body: BindBody) -> BindRequest {
     BindRequest {
         name: ObjectName { namespace, name },
         eip: body.eip,
-        vm: body.vm,
+        target: Target::Vm(body.vm),
         primary: body.primary,
         delivery: body.delivery,
         announce: body.announce,
@@ -64,7 +72,7 @@ fn request(body: BindBody) -> BindRequest {
 }
 
 /// A name Kubernetes takes: `eip-203-0-113-10`, `eip-2001-db8-0-0-0-0-0-10`.
-fn object_name(eip: IpAddr) -> String {
+pub(super) fn object_name(eip: IpAddr) -> String {
     match eip {
         IpAddr::V4(v4) => format!("eip-{}", v4.to_string().replace('.', "-")),
         IpAddr::V6(v6) => {
@@ -80,7 +88,7 @@ fn refuse_other_meaning(report: &Report, request: &BindRequest) -> Result<(), Ap
         return Ok(());
     };
     let fact = &existing.fact;
-    if fact.eip == request.eip && fact.vm.name == request.vm {
+    if fact.eip == request.eip && request.target.is_of(fact) {
         return Ok(());
     }
     let text = format!(
@@ -106,7 +114,11 @@ fn judge(state: &AgentState, request: &BindRequest) -> Result<(), ApiError> {
     let Some(Outcome::Refused { message, .. }) = desired.outcomes.get(&request.name) else {
         return Ok(());
     };
-    let text = format!("{} cannot be bound to {}", request.eip, request.vm);
+    let text = format!(
+        "{} cannot be bound to {}",
+        request.eip,
+        request.target.name()
+    );
     let hint = "nothing was written; `eipctl nets` and `eipctl list` show what is possible here";
     Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, text)
         .cause(message)
@@ -117,7 +129,7 @@ fn with_request(facts: &Facts, request: &BindRequest) -> Facts {
     let mut facts = facts.clone();
     let vm = ObjectName {
         namespace: request.name.namespace.clone(),
-        name: request.vm.clone(),
+        name: request.target.name(),
     };
     let same = facts
         .bindings
@@ -133,6 +145,7 @@ fn with_request(facts: &Facts, request: &BindRequest) -> Facts {
         name: request.name.clone(),
         eip: request.eip,
         vm,
+        kind: request.target.kind(),
         // `local::bind` stamps the object with the present, which makes it the youngest.
         created: Some(i64::MAX),
         generation: 1,
@@ -174,6 +187,15 @@ fn local_error(error: &LocalError) -> ApiError {
     ApiError::new(status, chain(error))
 }
 
+/// What becomes of a binding that is written already.
+pub(super) async fn awaited(
+    state: &AgentState,
+    request: &BindRequest,
+    wait: Duration,
+) -> Option<super::api::Binding> {
+    settled(state.reports.clone(), request, wait).await
+}
+
 /// What became of the request, or how far it is when the time is over.
 async fn settled(
     mut reports: watch::Receiver<Arc<Report>>,
@@ -198,7 +220,7 @@ fn seen<'a>(report: &'a Report, request: &BindRequest) -> Option<&'a BindingRepo
     by_name(report, &request.name).filter(|item| {
         let fact = &item.fact;
         fact.eip == request.eip
-            && fact.vm.name == request.vm
+            && request.target.is_of(fact)
             && fact.primary == request.primary
             && fact.delivery == request.delivery
             && fact.announce == request.announce
@@ -217,15 +239,7 @@ const fn is_final(phase: BindingPhase) -> bool {
 pub(super) async fn unbind(state: &AgentState, key: &str) -> Result<UnbindAnswer, ApiError> {
     let report = state.report();
     let fact = lookup::find_only(&report, key)?.fact.clone();
-    let directory = directory(&state.source)?.to_owned();
-    let name = fact.name.clone();
-    blocking(move || local::unbind(&directory, &name)).await?;
-    let mut reports = state.reports.clone();
-    let is_gone = |report: &Arc<Report>| by_name(report, &fact.name).is_none();
-    let unprogrammed = matches!(
-        timeout(UNBIND_WAIT, reports.wait_for(is_gone)).await,
-        Ok(Ok(_))
-    );
+    let unprogrammed = remove(state, &fact.name).await?;
     let ObjectName { namespace, name } = fact.name;
     Ok(UnbindAnswer {
         namespace,
@@ -233,6 +247,17 @@ pub(super) async fn unbind(state: &AgentState, key: &str) -> Result<UnbindAnswer
         eip: fact.eip,
         unprogrammed,
     })
+}
+
+/// Removes an object; true when the kernel has let go of it too.
+pub(super) async fn remove(state: &AgentState, name: &ObjectName) -> Result<bool, ApiError> {
+    let directory = directory(&state.source)?.to_owned();
+    let written = name.clone();
+    blocking(move || local::unbind(&directory, &written)).await?;
+    let mut reports = state.reports.clone();
+    let is_gone = |report: &Arc<Report>| by_name(report, name).is_none();
+    let gone = timeout(UNBIND_WAIT, reports.wait_for(is_gone)).await;
+    Ok(matches!(gone, Ok(Ok(_))))
 }
 
 #[cfg(test)]

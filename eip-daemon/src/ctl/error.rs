@@ -39,6 +39,21 @@ impl ApiError {
         self
     }
 
+    pub(super) const fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// All of it in one line.
+    pub(super) fn sentence(&self) -> String {
+        let ErrorBody { error, cause, hint } = &self.body;
+        let mut text = error.clone();
+        for more in [cause, hint].into_iter().flatten() {
+            text.push_str(": ");
+            text.push_str(more);
+        }
+        text
+    }
+
     /// Something of ours or of the kernel's did not work.
     pub(super) fn internal(doing: &str, cause: &dyn std::error::Error) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, doing).cause(chain(cause))

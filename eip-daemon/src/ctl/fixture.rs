@@ -7,7 +7,7 @@ use eip_common::{
     reason::{Hook, Reason},
 };
 use futures::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use super::{
     follow::Followers,
@@ -29,8 +29,8 @@ use crate::{
     model::{
         Announce, BindingFact, BindingState, DeliveryChoice, Facts, HostRoute, Lane, Link,
         NetState, NetworkView, NodeAddress, NodeSettings, ObjectName, Origin, Outcome,
-        RefuseReason, RefusedDocument, RouteTo, TcMode, VmFact, VmInterface, VmPhase, VmState,
-        WaitReason, XdpMode,
+        RefuseReason, RefusedDocument, RouteTo, TargetKind, TcMode, VmFact, VmInterface, VmPhase,
+        VmState, WaitReason, XdpMode,
     },
     report::{BindingReport, Durations, FailingAction, Report},
 };
@@ -51,6 +51,7 @@ fn fact(object: &str, eip: &str, vm: &str) -> BindingFact {
         name: name(object),
         eip: ip(eip),
         vm: name(vm),
+        kind: TargetKind::Vm,
         created: Some(if object == "thief" { 2 } else { 1 }),
         generation: 1,
         primary: false,
@@ -482,6 +483,7 @@ pub(crate) fn agent() -> (Arc<AgentState>, watch::Sender<Arc<Report>>) {
         l2: L2Announcer::new(L2Settings::default(), &[]),
         started: Started::now(),
         bgp: bgp(),
+        turn: Mutex::default(),
     };
     (Arc::new(state), sender)
 }

@@ -23,7 +23,7 @@ use super::{
     error::ApiError,
     explain,
     follow::{self, FollowQuery},
-    lookup,
+    grpc, lookup,
     state::AgentState,
     status::status,
     trace, view,
@@ -70,6 +70,7 @@ pub fn router(state: Arc<AgentState>) -> Router {
         .route("/v1/bgp/routes", get(get_bgp_routes))
         .route("/v1/drain", post(drain).delete(undrain))
         .route("/v1/dump", get(get_dump))
+        .merge(grpc::router())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .with_state(state)

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::{
     announce::{l2::L2Announcer, peering::BgpAnnouncer},
@@ -43,6 +43,9 @@ pub struct AgentState {
     pub started: Started,
     /// What announces by BGP.
     pub bgp: BgpAnnouncer,
+    /// Held by who binds or unbinds by gRPC: of two callers at once the second sees what the first
+    /// has done.
+    pub turn: Mutex<()>,
 }
 
 impl fmt::Debug for AgentState {

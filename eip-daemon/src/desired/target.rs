@@ -7,7 +7,8 @@ use super::{
     validate::refused,
 };
 use crate::model::{
-    BindingFact, NodeSettings, ObjectName, Outcome, RefuseReason, VmFact, VmPhase, WaitReason,
+    BindingFact, NodeSettings, ObjectName, Outcome, RefuseReason, TargetKind, VmFact, VmPhase,
+    WaitReason,
 };
 
 /// The VMs by name, and who owns which address on this node.
@@ -43,6 +44,9 @@ impl<'a> Targets<'a> {
         binding: &BindingFact,
         prefixes: &Prefixes<'_>,
     ) -> Result<IpAddr, Outcome> {
+        if let TargetKind::Address(address) = binding.kind {
+            return at_address(address, binding.eip, prefixes);
+        }
         let vm = self.vms.get(&binding.vm).ok_or_else(|| {
             waiting(
                 WaitReason::VmNotFound,
@@ -62,7 +66,9 @@ impl<'a> Targets<'a> {
             )
         })?;
         self.is_own(vm, address)?;
-        is_internal(vm, address, prefixes)?;
+        is_internal(address, prefixes, || {
+            format!("{address} of VirtualMachineInstance {}", vm.name)
+        })?;
         Ok(address)
     }
 
@@ -99,16 +105,33 @@ impl<'a> Targets<'a> {
     }
 }
 
-fn is_internal(vm: &VmFact, address: IpAddr, prefixes: &Prefixes<'_>) -> Result<(), Outcome> {
-    if prefixes.bypass(address).is_some() {
+/// An address that root wrote down. There is nobody to ask whose it is; whether it is on this node
+/// is found out as for every other one.
+fn at_address(address: IpAddr, eip: IpAddr, prefixes: &Prefixes<'_>) -> Result<IpAddr, Outcome> {
+    if Family::of(address) != Family::of(eip) {
+        return Err(waiting(
+            WaitReason::VmHasNoAddress,
+            format!("{address} is no {} address", Family::of(eip).name()),
+        ));
+    }
+    is_internal(address, prefixes, || address.to_string())?;
+    Ok(address)
+}
+
+fn is_internal(
+    address: IpAddr,
+    prefixes: &Prefixes<'_>,
+    what: impl FnOnce() -> String,
+) -> Result<(), Outcome> {
+    if prefixes.bypass(address).is_some() && !prefixes::is_host_only(address) {
         return Ok(());
     }
     Err(refused(
         RefuseReason::VmOutsideInternalNets,
         format!(
-            "{address} of VirtualMachineInstance {} is in no internal network: \
-             if it is a pod address, name its network with --internal-net",
-            vm.name
+            "{} is in no internal network: if it is a pod address, name its network with \
+             --internal-net",
+            what()
         ),
     ))
 }

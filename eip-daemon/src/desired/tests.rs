@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use super::*;
 use crate::model::{
     Announce, DefaultRoute, DeliveryChoice, GatewayState, Link, NetState, NodeAddress, PolicyRule,
-    RefuseReason, RouteTo, RuleAction, RuleMatch, TableDefault, TcMode, VmFact, VmInterface,
-    VmPhase, WaitReason, XdpMode,
+    RefuseReason, RouteTo, RuleAction, RuleMatch, TableDefault, TargetKind, TcMode, VmFact,
+    VmInterface, VmPhase, WaitReason, XdpMode,
 };
 
 const UPLINK: u32 = 2;
@@ -130,6 +130,7 @@ fn binding(name: &str, eip: &str, vm: &str) -> BindingFact {
         name: object(name),
         eip: ip(eip),
         vm: object(vm),
+        kind: TargetKind::Vm,
         created: None,
         generation: 7,
         primary: false,
@@ -542,6 +543,37 @@ fn a_vm_cannot_claim_the_address_of_an_older_one() {
         desired.outcomes[&object("y")],
         Outcome::Served { .. }
     ));
+}
+
+#[test]
+fn an_address_is_served_where_it_is_whoever_has_it() {
+    let to = |address: &str| BindingFact {
+        kind: TargetKind::Address(ip(address)),
+        ..binding("a", "203.0.113.10", address)
+    };
+    // With and without a VM that reports it.
+    for vms in [vms(), Vec::new()] {
+        let facts = Facts {
+            vms,
+            ..facts(vec![to("10.244.0.1")])
+        };
+        let desired = compute(&facts, &settings(), &node());
+        assert_eq!(desired.bindings[&ip("203.0.113.10")].vm, ip("10.244.0.1"));
+        assert_eq!(
+            vm_addresses(&facts, &settings()),
+            BTreeSet::from([ip("10.244.0.1")])
+        );
+    }
+    for (address, expected) in [
+        ("198.51.100.9", RefuseReason::VmOutsideInternalNets),
+        ("127.0.0.1", RefuseReason::VmOutsideInternalNets),
+        ("169.254.0.9", RefuseReason::VmOutsideInternalNets),
+    ] {
+        let outcome = outcome_of(to(address), |_, _, _| {});
+        assert_eq!(refusal(&outcome), expected, "{address}");
+    }
+    let outcome = outcome_of(to("fd00:10::1"), |_, _, _| {});
+    assert_eq!(wait(&outcome), WaitReason::VmHasNoAddress);
 }
 
 #[test]

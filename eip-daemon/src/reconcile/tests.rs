@@ -16,8 +16,8 @@ use crate::{
     desired,
     model::{
         Action, Announce, BindingFact, DefaultRoute, DeliveryChoice, Facts, HostRoute, Link,
-        NetworkView, NodeAddress, NodeSettings, ObjectName, Observed, Outcome, RouteTo, TcMode,
-        VmFact, VmInterface, VmPhase, WaitReason, XdpMode,
+        NetworkView, NodeAddress, NodeSettings, ObjectName, Observed, Outcome, RouteTo, TargetKind,
+        TcMode, VmFact, VmInterface, VmPhase, WaitReason, XdpMode,
     },
     report::Report,
 };
@@ -166,6 +166,7 @@ pub(super) fn binding(name: &str, eip: &str, vm: &str) -> BindingFact {
         name: object(name),
         eip: ip(eip),
         vm: object(vm),
+        kind: TargetKind::Vm,
         created: None,
         generation: 1,
         primary: false,

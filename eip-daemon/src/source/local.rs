@@ -18,15 +18,51 @@ use super::{
     files::{self, Unread},
     objects::{
         self, BINDING_API, BINDING_KIND, EipBinding, EipBindingSpec, LABEL, Metadata, SUBDOMAIN,
+        TARGET_ADDRESS, TargetSpec,
     },
 };
-use crate::model::{Announce, BindingFact, DeliveryChoice, ObjectName, Origin};
+use crate::model::{Announce, BindingFact, DeliveryChoice, ObjectName, Origin, TargetKind};
 
 #[cfg(test)]
 mod tests;
 
 /// Longest file name of Linux file systems.
 const MAX_FILE_NAME: usize = 255;
+
+/// What an elastic IP is to belong to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The VM of this name, in the namespace of the binding.
+    Vm(String),
+    /// Whoever has this address on this node.
+    Address(IpAddr),
+}
+
+impl Target {
+    /// As in the binding's fact.
+    #[must_use]
+    pub const fn kind(&self) -> TargetKind {
+        match self {
+            Self::Vm(_) => TargetKind::Vm,
+            Self::Address(address) => TargetKind::Address(*address),
+        }
+    }
+
+    /// As in the binding's fact.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Vm(name) => name.clone(),
+            Self::Address(address) => address.to_string(),
+        }
+    }
+
+    /// Whether a binding leads there.
+    #[must_use]
+    pub fn is_of(&self, fact: &BindingFact) -> bool {
+        fact.kind == self.kind() && fact.vm.name == self.name()
+    }
+}
 
 /// A binding somebody wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +71,8 @@ pub struct BindRequest {
     pub name: ObjectName,
     /// The elastic IP.
     pub eip: IpAddr,
-    /// Name of the VM, in the namespace of the binding.
-    pub vm: String,
+    /// What it belongs to.
+    pub target: Target,
     /// `spec.primary`.
     pub primary: bool,
     /// `spec.delivery`.
@@ -94,7 +130,9 @@ pub enum LocalError {
 /// Invalid names, an object of that name in a file of somebody else, or I/O.
 pub fn bind(directory: &Path, request: &BindRequest) -> Result<PathBuf, LocalError> {
     let path = checked_path(directory, &request.name)?;
-    check("vm", &request.vm, objects::is_subdomain, SUBDOMAIN)?;
+    if let Target::Vm(name) = &request.target {
+        check("vm", name, objects::is_subdomain, SUBDOMAIN)?;
+    }
     let before = match find(directory, &request.name)? {
         Some(fact)
             if fact
@@ -220,7 +258,17 @@ fn document(request: &BindRequest, before: Option<&BindingFact>) -> EipBinding {
         },
         spec: EipBindingSpec {
             eip: Some(request.eip.to_string()),
-            vmi: Some(request.vm.clone()),
+            vmi: match &request.target {
+                Target::Vm(name) => Some(name.clone()),
+                Target::Address(_) => None,
+            },
+            target: match request.target {
+                Target::Vm(_) => None,
+                Target::Address(address) => Some(TargetSpec {
+                    kind: TARGET_ADDRESS.to_owned(),
+                    name: address.to_string(),
+                }),
+            },
             primary: request.primary.then_some(true),
             delivery: request.delivery.map(|choice| choice.name().to_owned()),
             announce: request.announce.map(|choice| choice.name().to_owned()),

@@ -13,7 +13,7 @@ use serde::{
     de::{self, IntoDeserializer as _, value::StrDeserializer},
 };
 
-use crate::model::{Announce, BindingFact, DeliveryChoice, ObjectName, Origin};
+use crate::model::{Announce, BindingFact, DeliveryChoice, ObjectName, Origin, TargetKind};
 
 mod bgp;
 mod community;
@@ -21,6 +21,7 @@ mod crd;
 mod nets;
 mod pod;
 mod status;
+mod target;
 mod vm;
 
 pub use bgp::{
@@ -31,6 +32,7 @@ pub use crd::{definitions, definitions_as_yaml};
 pub use nets::{NODE_API, NODE_KIND, Node, SERVICE_CIDR_APIS, SERVICE_CIDR_KIND, ServiceCidr};
 pub use pod::{PodAddress, PodSpec, PodStatus};
 pub use status::{Condition, ConditionStatus, ConditionType, EipBindingStatus, Serving};
+pub use target::{TARGET_ADDRESS, TARGET_VM, TargetSpec};
 pub use vm::{
     MigrationState, Multus, VM_APIS, VM_KIND, VirtualMachineInstance, VmInterfaceStatus, VmNetwork,
     VmSpec, VmStatus, interfaces,
@@ -41,9 +43,10 @@ pub const BINDING_KIND: &str = "EipBinding";
 /// Its API version.
 pub const BINDING_API: &str = "virteip.github.com/v1";
 /// Fields of its spec. The last three belong to the older operator: accepted and ignored.
-pub const BINDING_SPEC: [&str; 8] = [
+pub const BINDING_SPEC: [&str; 9] = [
     "eip",
     "vmi",
+    "target",
     "primary",
     "delivery",
     "announce",
@@ -220,6 +223,10 @@ pub struct EipBindingSpec {
     /// Name of the `VirtualMachineInstance`, in the binding's own namespace.
     #[schemars(length(min = 1, max = 253))]
     pub vmi: Option<String>,
+    /// What it belongs to, where that is no VM of the namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub target: Option<TargetSpec>,
     /// Whether the VM starts its own connections with this elastic IP, if it has several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub primary: Option<bool>,
@@ -257,9 +264,12 @@ impl EipBinding {
     /// What is missing or wrong, and what would be right.
     pub fn into_fact(self, origin: Option<Origin>) -> Result<BindingFact, ObjectError> {
         let name = self.metadata.object_name()?;
+        let created = self.metadata.created()?;
+        let (kind, vm) = self.spec.target(&name.namespace)?;
         Ok(BindingFact {
-            created: self.metadata.created()?,
-            vm: self.spec.vm(&name.namespace)?,
+            created,
+            vm,
+            kind,
             eip: self.spec.eip()?,
             generation: self.metadata.generation.unwrap_or(0),
             primary: self.spec.primary.unwrap_or(false),
@@ -307,6 +317,21 @@ impl EipBindingSpec {
             namespace: namespace.to_owned(),
             name: text.clone(),
         })
+    }
+
+    /// What the elastic IP belongs to, for a binding in `namespace`: `spec.vmi` or `spec.target`.
+    ///
+    /// # Errors
+    /// Neither is given, or both are, or one that cannot be.
+    pub fn target(&self, namespace: &str) -> Result<(TargetKind, ObjectName), ObjectError> {
+        let Some(target) = &self.target else {
+            return Ok((TargetKind::Vm, self.vm(namespace)?));
+        };
+        if let Some(vmi) = self.vmi.as_ref().filter(|vmi| !vmi.is_empty()) {
+            let expected = "allowed beside spec.target: a binding has one of the two";
+            return Err(ObjectError::invalid("spec.vmi", vmi, expected));
+        }
+        target.resolve(namespace)
     }
 
     fn delivery(&self) -> Result<Option<DeliveryChoice>, ObjectError> {

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::Arc,
+    time::Duration,
 };
 
 use eip_daemon::{
@@ -20,9 +21,13 @@ use tokio::sync::watch;
 
 use crate::fixture;
 
+/// Longest wait for what is bound to happen.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// An agent without a kernel. Everything it holds lives as long as it does.
 pub(crate) struct Agent {
     pub(crate) dir: tempfile::TempDir,
+    pub(crate) state: Arc<AgentState>,
     _claim: SocketClaim,
     _stop: watch::Sender<bool>,
     _reports: Option<watch::Sender<Arc<Report>>>,
@@ -58,6 +63,7 @@ impl Agent {
             l2: canned.l2.clone(),
             started: canned.started,
             bgp: canned.bgp.clone(),
+            turn: tokio::sync::Mutex::default(),
         };
         Self::serve(dir, Arc::new(state), None)
     }
@@ -69,9 +75,11 @@ impl Agent {
     ) -> Self {
         let claim = SocketClaim::take(&dir.path().join("eip.sock")).unwrap();
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(server::serve(claim.listen().unwrap(), state, stopped));
+        let served = Arc::clone(&state);
+        tokio::spawn(server::serve(claim.listen().unwrap(), served, stopped));
         Self {
             dir,
+            state,
             _claim: claim,
             _stop: stop,
             _reports: reports,
@@ -93,10 +101,34 @@ impl Agent {
         serde_json::from_str(&said.out).unwrap()
     }
 
+    /// Waits until the agent knows no VM any more.
+    pub(crate) async fn until_no_vm(&self) {
+        let mut facts = self.state.facts.clone();
+        let gone = facts.wait_for(|facts| facts.complete && facts.vms.is_empty());
+        tokio::time::timeout(PATIENCE, gone).await.unwrap().unwrap();
+    }
+
+    /// Waits until the agent has looked at a binding of an elastic IP.
+    pub(crate) async fn until_listed(&self, eip: &str) {
+        let eip: std::net::IpAddr = eip.parse().unwrap();
+        let mut reports = self.state.reports.clone();
+        let listed = reports.wait_for(|report| {
+            let mut bindings = report.bindings.iter();
+            bindings.any(|binding| binding.fact.eip == eip)
+        });
+        tokio::time::timeout(PATIENCE, listed)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
     /// Files that `eipctl bind` wrote.
     pub(crate) fn written(&self) -> usize {
         let files = fs::read_dir(self.dir.path().join("objects")).unwrap();
-        files.count() - 1
+        let is_written = |name: &str| name.starts_with("eipctl-");
+        files
+            .filter(|file| is_written(&file.as_ref().unwrap().file_name().to_string_lossy()))
+            .count()
     }
 }
 

@@ -10,6 +10,8 @@ mod agent;
 #[path = "../../src/ctl/fixture.rs"]
 mod fixture;
 #[cfg(test)]
+mod grpc;
+#[cfg(test)]
 mod verbs;
 
 #[cfg(test)]

@@ -289,8 +289,8 @@ fn every_wrong_field_is_named_with_its_line_and_its_cure() {
         (
             "typing error",
             format!("{head}  vm: v\n  eip: 10.0.0.3\n"),
-            "line 6: spec.vm: no such field (did you mean \"vmi\"?); known are eip, vmi, primary, \
-             delivery, announce, lastHyper, LastIP, jobHistory",
+            "line 6: spec.vm: no such field (did you mean \"vmi\"?); known are eip, vmi, target, \
+             primary, delivery, announce, lastHyper, LastIP, jobHistory",
         ),
         (
             "lane",
@@ -312,6 +312,28 @@ fn every_wrong_field_is_named_with_its_line_and_its_cure() {
             format!("{head}  vmi: other/v\n  eip: 10.0.0.3\n"),
             "line 6: spec.vmi: \"other/v\" is not the name of a VirtualMachineInstance in the \
              binding's own namespace",
+        ),
+        (
+            "two targets",
+            format!(
+                "{head}  vmi: v\n  eip: 10.0.0.3\n  target: {{kind: Address, name: 10.244.0.1}}\n"
+            ),
+            "line 6: spec.vmi: \"v\" is not allowed beside spec.target: a binding has one of the two",
+        ),
+        (
+            "a target that is no address",
+            format!("{head}  eip: 10.0.0.3\n  target:\n    kind: Address\n    name: vm-a\n"),
+            "line 9: spec.target.name: \"vm-a\" is not an IP address like 10.244.1.10",
+        ),
+        (
+            "a target of an unknown kind",
+            format!("{head}  eip: 10.0.0.3\n  target:\n    kind: Service\n    name: web\n"),
+            "line 8: spec.target.kind: \"Service\" is not one of VirtualMachineInstance, Address",
+        ),
+        (
+            "a target without a name",
+            format!("{head}  eip: 10.0.0.3\n  target: {{kind: Address}}\n"),
+            "line 7: spec.target.name is missing: the name of what the EIP belongs to",
         ),
         (
             "no name",

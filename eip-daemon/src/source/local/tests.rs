@@ -11,7 +11,7 @@ fn request(namespace: &str, name: &str) -> BindRequest {
             name: name.to_owned(),
         },
         eip: "203.0.113.5".parse().unwrap(),
-        vm: "vm1".to_owned(),
+        target: Target::Vm("vm1".to_owned()),
         primary: false,
         delivery: None,
         announce: None,
@@ -168,7 +168,7 @@ fn names_cannot_lead_out_of_the_directory() {
         );
     }
     let bad_vm = BindRequest {
-        vm: "other/vm".to_owned(),
+        target: Target::Vm("other/vm".to_owned()),
         ..request("n", "b")
     };
     assert!(matches!(
@@ -176,6 +176,21 @@ fn names_cannot_lead_out_of_the_directory() {
         Err(LocalError::InvalidName { .. })
     ));
     assert_eq!(files(directory.path()), [""; 0]);
+}
+
+#[test]
+fn a_binding_to_an_address_is_read_back_as_one() {
+    let directory = TempDir::new().unwrap();
+    let address = "10.244.1.10".parse().unwrap();
+    let request = BindRequest {
+        target: Target::Address(address),
+        ..request("default", "b")
+    };
+    bind(directory.path(), &request).unwrap();
+    let fact = read_back(directory.path(), &request);
+    assert_eq!(fact.kind, TargetKind::Address(address));
+    assert!(request.target.is_of(&fact));
+    assert!(!Target::Vm("10.244.1.10".to_owned()).is_of(&fact));
 }
 
 #[test]

@@ -100,6 +100,8 @@ mod tests {
                 .map(String::as_str)
                 .collect();
             let mut in_documents = known.to_vec();
+            // Whom an address belongs to is root's word, which a cluster's users cannot give.
+            in_documents.retain(|field| *field != "target");
             in_schema.sort_unstable();
             in_documents.sort_unstable();
             assert_eq!(in_schema, in_documents, "{kind}");

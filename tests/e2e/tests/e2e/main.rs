@@ -16,6 +16,7 @@ mod ground;
 mod lanes;
 mod layer2;
 mod lifecycle;
+mod older_api;
 mod spoofing;
 mod surface;
 mod trace;
