@@ -7,9 +7,9 @@ use std::{
 };
 
 use eip_lab::{
-    daemon::DaemonOptions,
+    daemon::{Daemon, DaemonOptions},
     documents,
-    plan::{CLIENT, NODE_UPLINK, VM1, VM2, eip},
+    plan::{CLIENT, Family, NODE_UPLINK, VM1, VM2, eip},
     sniff::Way,
     traffic::{self, PATIENCE, SILENCE},
     wait::pause,
@@ -44,42 +44,44 @@ fn an_eip_that_begins_like_another_is_another() {
 
 #[test]
 fn every_eip_of_a_vm_answers_for_itself_and_the_primary_goes_out() {
-    let Some(mut stage) = Stage::plain() else {
+    let Some(mut stage) = Stage::dual(WorldOptions::default(), DaemonOptions::default()) else {
         return;
     };
-    let text = documents::binding("extra", eip::SECOND.v4, VM1.name, "");
-    stage.daemon.documents().write("extra.yaml", &text).unwrap();
-    let text = documents::binding(VM1.name, eip::VM1.v4, VM1.name, "  primary: true\n");
-    stage
-        .daemon
-        .documents()
-        .write("eipb-vm1.yaml", &text)
-        .unwrap();
-    stage
-        .daemon
-        .wait_state(&eip::SECOND.v4.to_string(), "programmed")
-        .unwrap();
-    stage
-        .daemon
-        .wait_state(&eip::VM1.v4.to_string(), "programmed")
-        .unwrap();
-    for eip in [eip::VM1.v4, eip::SECOND.v4] {
-        let client = &stage.world.client;
-        for size in [10, 8000] {
-            let answer = traffic::udp(client, at(eip), size, PATIENCE).unwrap();
-            assert_eq!(
-                (answer.came_from, answer.server_was),
-                (at(eip), at(VM1.address.v4))
-            );
+    let documents = stage.daemon.documents().clone();
+    for (family, name) in [(Family::V4, "vm1"), (Family::V6, "vm1-v6")] {
+        let [first, second] = [eip::VM1, eip::SECOND].map(|eip| eip.of(family));
+        let extra = format!("{name}-extra");
+        let text = documents::binding(&extra, second, VM1.name, "");
+        documents.write(&format!("{extra}.yaml"), &text).unwrap();
+        let text = documents::binding(name, first, VM1.name, "  primary: true\n");
+        documents
+            .write(&format!("eipb-{name}.yaml"), &text)
+            .unwrap();
+        for eip in [first, second] {
+            let key = eip.to_string();
+            stage.daemon.wait_state(&key, "programmed").unwrap();
         }
-        traffic::tcp(client, at(eip), PATIENCE).unwrap();
-        assert_eq!(
-            traffic::ping(client, eip.into(), 56, PATIENCE).unwrap(),
-            eip
-        );
+        let is_first = |daemon: &Daemon| {
+            let binding = daemon.binding(&first.to_string());
+            binding.is_some_and(|binding| binding["primary"] == true)
+        };
+        stage
+            .daemon
+            .settle("the first is primary", is_first)
+            .unwrap();
+        for eip in [first, second] {
+            let client = &stage.world.client;
+            for size in [10, 8000] {
+                let answer = traffic::udp(client, at(eip), size, PATIENCE).unwrap();
+                let own = at(VM1.address.of(family));
+                assert_eq!((answer.came_from, answer.server_was), (at(eip), own));
+            }
+            traffic::tcp(client, at(eip), PATIENCE).unwrap();
+            assert_eq!(traffic::ping(client, eip, 56, PATIENCE).unwrap(), eip);
+        }
+        let answer = traffic::udp(stage.ns(VM1), at(CLIENT.of(family)), 10, PATIENCE).unwrap();
+        assert_eq!(answer.server_saw.ip(), first);
     }
-    let answer = traffic::udp(stage.ns(VM1), at(CLIENT.v4), 10, PATIENCE).unwrap();
-    assert_eq!(answer.server_saw.ip(), eip::VM1.v4);
 }
 
 #[test]
@@ -114,43 +116,52 @@ fn an_eip_is_never_an_address_of_the_node() {
 
 #[test]
 fn an_eip_nobody_has_does_not_loop() {
-    let Some(stage) = Stage::plain() else { return };
-    let address = eip::UNASSIGNED.v4;
-    traffic::ping(&stage.world.client, address.into(), 56, SILENCE).unwrap_err();
-    let frames = stage
-        .world
-        .router_frames()
-        .packets(|frame, packet| frame.interface != "rc0" && packet.destination == address);
-    assert_eq!(frames.len(), 1, "{frames:?}");
-    // Nor does it escape when a VM, a pod or the node asks for it.
-    for ns in [stage.ns(VM1), stage.ns(VM2), &stage.world.node] {
-        stage.world.router_frames().clear();
-        stage.world.leaks().allow_node_traffic();
-        traffic::ping(ns, address.into(), 56, SILENCE).unwrap_err();
-        pause(Duration::from_millis(50));
+    let Some(stage) = Stage::dual(WorldOptions::default(), DaemonOptions::default()) else {
+        return;
+    };
+    for address in Family::BOTH.map(|family| eip::UNASSIGNED.of(family)) {
+        traffic::ping(&stage.world.client, address, 56, SILENCE).unwrap_err();
         let frames = stage
             .world
             .router_frames()
-            .packets(|_, packet| packet.destination == address);
-        assert!(frames.len() <= 3, "{}: {} frames", ns.name(), frames.len());
+            .packets(|frame, packet| frame.interface != "rc0" && packet.destination == address);
+        assert_eq!(frames.len(), 1, "{frames:?}");
+        // Nor does it escape when a VM, a pod or the node asks for it.
+        for ns in [stage.ns(VM1), stage.ns(VM2), &stage.world.node] {
+            stage.world.router_frames().clear();
+            stage.world.leaks().allow_node_traffic();
+            traffic::ping(ns, address, 56, SILENCE).unwrap_err();
+            pause(Duration::from_millis(50));
+            let frames = stage
+                .world
+                .router_frames()
+                .packets(|_, packet| packet.destination == address);
+            let count = frames.len();
+            assert!(count <= 3, "{} to {address}: {count} frames", ns.name());
+        }
     }
 }
 
 #[test]
 fn eip_traffic_uses_the_uplink_alone_although_the_default_route_leads_elsewhere() {
-    let Some(stage) = Stage::plain() else { return };
-    for vm in [VM1, VM2] {
-        traffic::udp(stage.ns(vm), at(CLIENT.v4), 8000, PATIENCE).unwrap();
-        traffic::tcp(stage.ns(vm), at(CLIENT.v4), PATIENCE).unwrap();
+    let Some(stage) = Stage::dual(WorldOptions::default(), DaemonOptions::default()) else {
+        return;
+    };
+    for family in Family::BOTH {
+        let (client, eip) = (CLIENT.of(family), eip::VM1.of(family));
+        for vm in [VM1, VM2] {
+            traffic::udp(stage.ns(vm), at(client), 8000, PATIENCE).unwrap();
+            traffic::tcp(stage.ns(vm), at(client), PATIENCE).unwrap();
+        }
+        let elsewhere = stage.world.router_frames().packets(|frame, packet| {
+            frame.interface == "rm0" && (packet.source == client || packet.destination == client)
+        });
+        assert_eq!(elsewhere, []);
+        let here = stage.world.router_frames().packets(|frame, packet| {
+            frame.interface == "ru0" && frame.way == Way::In && packet.source == eip
+        });
+        assert!(!here.is_empty());
     }
-    let elsewhere = stage.world.router_frames().packets(|frame, packet| {
-        frame.interface == "rm0" && (packet.source == CLIENT.v4 || packet.destination == CLIENT.v4)
-    });
-    assert_eq!(elsewhere, []);
-    let here = stage.world.router_frames().packets(|frame, packet| {
-        frame.interface == "ru0" && frame.way == Way::In && packet.source == eip::VM1.v4
-    });
-    assert!(!here.is_empty());
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! A VM sends as itself or not at all; what is dropped is counted under its reason.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use eip_lab::{
     daemon::DaemonOptions,
-    plan::{self, CLIENT, GuestPlan, POD2, VM1, VM2, VM3, eip},
+    plan::{self, CLIENT, Dual, Family, GuestPlan, POD2, VM1, VM2, VM3, eip},
     sniff::{Injector, Sniffer},
     traffic::{self, PATIENCE},
     wait,
@@ -23,27 +23,47 @@ fn stage() -> Option<Stage> {
         guests,
         ..WorldOptions::default()
     };
-    let mut stage = Stage::new(world, DaemonOptions::default())?;
-    stage.daemon.serve(&VM3, eip::VM3.v4).unwrap();
+    let mut stage = Stage::dual(world, DaemonOptions::default())?;
+    for family in Family::BOTH {
+        stage.daemon.serve(&VM3, eip::VM3.of(family)).unwrap();
+    }
     Some(stage)
 }
 
-fn send_as(stage: &Stage, guest: GuestPlan, to_mac: [u8; 6], from: Ipv4Addr, to: Ipv4Addr) {
+fn send_as(stage: &Stage, guest: GuestPlan, to_mac: [u8; 6], from: IpAddr, to: IpAddr) {
     let injector = Injector::open(stage.ns(guest), "eth0").unwrap();
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2(injector.mac, to_mac)
-        .ipv4(from.octets(), to.octets(), 64)
-        .udp(4444, PORT)
-        .write(&mut frame, b"not me")
-        .unwrap();
+    let frame = forged(injector.mac, to_mac, from, to);
     injector.send(&frame).unwrap();
 }
 
+fn forged(from_mac: [u8; 6], to_mac: [u8; 6], from: IpAddr, to: IpAddr) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(from_mac, to_mac);
+    let builder = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => builder.ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => builder.ipv6(from.octets(), to.octets(), 64),
+        _ => panic!("{from} and {to} are of two families"),
+    };
+    builder
+        .udp(4444, PORT)
+        .write(&mut frame, b"not me")
+        .unwrap();
+    frame
+}
+
+/// As [`is_dropped_in`], in each family.
+fn is_dropped(stage: &mut Stage, guest: GuestPlan, from: Dual, reason: &str) {
+    for family in Family::BOTH {
+        is_dropped_in(stage, guest, family, from, reason);
+    }
+}
+
 /// Sends one forged packet toward the client and expects it to be dropped for one reason.
-fn is_dropped(stage: &mut Stage, guest: GuestPlan, from: Ipv4Addr, reason: &str) {
+fn is_dropped_in(stage: &mut Stage, guest: GuestPlan, family: Family, from: Dual, reason: &str) {
+    let (from, to) = (from.of(family), CLIENT.of(family));
     let gateway = stage.gateway_mac(guest);
     let before = stage.daemon.count("door-out", reason).unwrap();
-    send_as(stage, guest, gateway, from, CLIENT.v4);
+    send_as(stage, guest, gateway, from, to);
     stage
         .daemon
         .settle(
@@ -58,7 +78,7 @@ fn is_dropped(stage: &mut Stage, guest: GuestPlan, from: Ipv4Addr, reason: &str)
     assert_eq!(seen_at_client(stage, from), 0, "{} as {from}", guest.name);
 }
 
-fn seen_at_client(stage: &Stage, from: Ipv4Addr) -> usize {
+fn seen_at_client(stage: &Stage, from: IpAddr) -> usize {
     stage
         .world
         .client_frames()
@@ -69,43 +89,46 @@ fn seen_at_client(stage: &Stage, from: Ipv4Addr) -> usize {
 #[test]
 fn a_vm_cannot_send_with_an_elastic_ip_itself() {
     let Some(mut stage) = stage() else { return };
-    for (guest, other) in [(VM1, eip::VM2.v4), (VM2, eip::VM1.v4), (VM2, eip::VM3.v4)] {
+    for (guest, other) in [(VM1, eip::VM2), (VM2, eip::VM1), (VM2, eip::VM3)] {
         is_dropped(&mut stage, guest, other, "spoofed-eip");
     }
-    is_dropped(&mut stage, VM1, eip::VM1.v4, "spoofed-eip");
-    is_dropped(&mut stage, VM2, eip::UNASSIGNED.v4, "spoofed-eip");
+    is_dropped(&mut stage, VM1, eip::VM1, "spoofed-eip");
+    is_dropped(&mut stage, VM2, eip::UNASSIGNED, "spoofed-eip");
 }
 
 #[test]
 fn a_vm_cannot_send_with_the_address_of_another() {
     let Some(mut stage) = stage() else { return };
-    is_dropped(&mut stage, VM1, VM2.address.v4, "spoofed-vm");
-    is_dropped(&mut stage, VM2, VM1.address.v4, "spoofed-vm");
-    is_dropped(&mut stage, VM2, VM3.address.v4, "spoofed-vm");
+    is_dropped(&mut stage, VM1, VM2.address, "spoofed-vm");
+    is_dropped(&mut stage, VM2, VM1.address, "spoofed-vm");
+    is_dropped(&mut stage, VM2, VM3.address, "spoofed-vm");
 }
 
 #[test]
 fn a_vm_cannot_pretend_to_a_neighbour_on_its_bridge() {
     let Some(mut stage) = stage() else { return };
-    let sniffer = Sniffer::start(stage.ns(POD2)).unwrap();
-    let before = stage.daemon.count("door-out", "spoofed-vm").unwrap();
-    send_as(&stage, VM2, POD2.mac, VM3.address.v4, POD2.address.v4);
-    stage
-        .daemon
-        .settle("the forgery is counted", |daemon| {
-            daemon
-                .count("door-out", "spoofed-vm")
-                .is_ok_and(|count| count == before + 1)
-        })
-        .unwrap();
-    // Under its own address it gets through, so the way was open.
-    send_as(&stage, VM2, POD2.mac, VM2.address.v4, POD2.address.v4);
-    let packet = sniffer
-        .wait_for(PATIENCE, "the honest packet", |_, packet| {
-            packet.payload.ends_with(b"not me")
-        })
-        .unwrap();
-    assert_eq!(packet.source, VM2.address.v4);
+    for family in Family::BOTH {
+        let [own, other, pod] = [VM2, VM3, POD2].map(|guest| guest.address.of(family));
+        let sniffer = Sniffer::start(stage.ns(POD2)).unwrap();
+        let before = stage.daemon.count("door-out", "spoofed-vm").unwrap();
+        send_as(&stage, VM2, POD2.mac, other, pod);
+        stage
+            .daemon
+            .settle("the forgery is counted", |daemon| {
+                daemon
+                    .count("door-out", "spoofed-vm")
+                    .is_ok_and(|count| count == before + 1)
+            })
+            .unwrap();
+        // Under its own address it gets through, so the way was open.
+        send_as(&stage, VM2, POD2.mac, own, pod);
+        let packet = sniffer
+            .wait_for(PATIENCE, "the honest packet", |_, packet| {
+                packet.payload.ends_with(b"not me")
+            })
+            .unwrap();
+        assert_eq!(packet.source, own);
+    }
 }
 
 #[test]
@@ -114,23 +137,21 @@ fn the_network_cannot_send_as_an_elastic_ip_of_this_node() {
     let sniffer = Sniffer::start(stage.ns(VM2)).unwrap();
     let injector = Injector::open(&stage.world.router, "ru0").unwrap();
     let uplink = Injector::open(&stage.world.node, "up0").unwrap().mac;
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2(injector.mac, uplink)
-        .ipv4(eip::VM1.v4.octets(), eip::VM2.v4.octets(), 64)
-        .udp(4444, PORT)
-        .write(&mut frame, b"not me")
-        .unwrap();
-    injector.send(&frame).unwrap();
-    stage
-        .daemon
-        .settle("it is counted", |daemon| {
-            ["uplink-xdp", "uplink-tc"].iter().any(|hook| {
-                daemon
-                    .count(hook, "spoofed-from-network")
-                    .is_ok_and(|count| count == 1)
+    for (family, expected) in Family::BOTH.into_iter().zip(1..) {
+        let (from, to) = (eip::VM1.of(family), eip::VM2.of(family));
+        let frame = forged(injector.mac, uplink, from, to);
+        injector.send(&frame).unwrap();
+        stage
+            .daemon
+            .settle("it is counted", |daemon| {
+                ["uplink-xdp", "uplink-tc"].iter().any(|hook| {
+                    daemon
+                        .count(hook, "spoofed-from-network")
+                        .is_ok_and(|count| count == expected)
+                })
             })
-        })
-        .unwrap();
+            .unwrap();
+    }
     wait::pause(Duration::from_millis(50));
     assert!(
         sniffer
@@ -142,7 +163,7 @@ fn the_network_cannot_send_as_an_elastic_ip_of_this_node() {
 #[test]
 fn drops_are_told_for_the_binding_they_belong_to() {
     let Some(mut stage) = stage() else { return };
-    is_dropped(&mut stage, VM2, eip::VM1.v4, "spoofed-eip");
+    is_dropped(&mut stage, VM2, eip::VM1, "spoofed-eip");
     let output = stage.daemon.eipctl(&["drops"]).unwrap();
     assert!(
         output.status.success() && output.stdout.contains("spoofed-eip"),
@@ -184,7 +205,7 @@ fn drops_are_shown_as_they_happen_to_whoever_asked_for_them_and_off_when_nobody_
         let of_culprit = follow(&["--hook", "door-out"], eip::VM1.v4.to_string());
         wait::wait_until(PATIENCE, "samples are on", || is_watching(&stage)).unwrap();
         while !of_victim.is_finished() || !of_culprit.is_finished() {
-            send_as(&stage, VM1, gateway, eip::VM2.v4, CLIENT.v4);
+            send_as(&stage, VM1, gateway, eip::VM2.v4.into(), CLIENT.v4.into());
             traffic::udp(&stage.world.client, at(eip::VM1.v4), 10, PATIENCE).unwrap();
         }
         [of_victim, of_culprit].map(|follow| follow.join().unwrap())

@@ -1,21 +1,57 @@
 //! Packets made by hand: what arrives is exactly what was sent, but for the address.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use eip_lab::{
     daemon::DaemonOptions,
     firewall::ForwardAccept,
     packet::{IpPacket, Transport},
-    plan::{CLIENT, GuestPlan, NODE_UPLINK, ROUTER_UPLINK, VM1, VM2, eip},
+    plan::{CLIENT, Dual, Family, GuestPlan, NODE_UPLINK, ROUTER_UPLINK, VM1, VM2, eip},
     sniff::{Injector, Sniffer, Way},
     traffic::{self, Bulk, PATIENCE, SILENCE},
+    wait::wait_until,
     world::WorldOptions,
 };
-use etherparse::{IpNumber, Ipv4Header, PacketBuilder, PacketBuilderStep};
+use etherparse::{
+    IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, PacketBuilder,
+    UdpHeader,
+};
 
 use crate::support::{Stage, at};
 
-const LANES: [(GuestPlan, Ipv4Addr); 2] = [(VM1, eip::VM1.v4), (VM2, eip::VM2.v4)];
+/// A VM with its EIP and the client, in one family.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    family: Family,
+    vm: GuestPlan,
+    own: IpAddr,
+    eip: IpAddr,
+    client: IpAddr,
+}
+
+impl Line {
+    fn of(self, address: Dual) -> IpAddr {
+        address.of(self.family)
+    }
+}
+
+/// Every VM in both families.
+fn lines() -> impl Iterator<Item = Line> {
+    let vms = [(VM1, eip::VM1), (VM2, eip::VM2)];
+    Family::BOTH.into_iter().flat_map(move |family| {
+        vms.map(|(vm, eip)| Line {
+            family,
+            vm,
+            own: vm.address.of(family),
+            eip: eip.of(family),
+            client: CLIENT.of(family),
+        })
+    })
+}
+
+fn stage() -> Option<Stage> {
+    Stage::dual(WorldOptions::default(), DaemonOptions::default())
+}
 
 /// The client's end of the wire.
 fn client(stage: &Stage) -> (Injector, [u8; 6]) {
@@ -42,24 +78,39 @@ fn arrives(sniffer: &Sniffer, what: &str, mark: &[u8]) -> IpPacket {
         .unwrap()
 }
 
-fn other(protocol: u8, source: Ipv4Addr, destination: Ipv4Addr) -> Ipv4Header {
-    let mut header = Ipv4Header::new(
-        0,
-        64,
-        IpNumber(protocol),
-        source.octets(),
-        destination.octets(),
-    )
-    .unwrap();
-    header.dont_fragment = true;
-    header
+/// An IP header of the family of the addresses; an IPv4 packet must not be fragmented.
+fn header(protocol: u8, source: IpAddr, destination: IpAddr, ttl: u8) -> IpHeaders {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let (source, destination) = (source.octets(), destination.octets());
+            let header = Ipv4Header::new(0, ttl, IpNumber(protocol), source, destination);
+            IpHeaders::Ipv4(header.unwrap(), Ipv4Extensions::default())
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let header = Ipv6Header {
+                next_header: IpNumber(protocol),
+                hop_limit: ttl,
+                source: source.octets(),
+                destination: destination.octets(),
+                ..Ipv6Header::default()
+            };
+            IpHeaders::Ipv6(header, Ipv6Extensions::default())
+        }
+        _ => panic!("{source} and {destination} are of two families"),
+    }
 }
 
-fn frame_of(injector: &Injector, to: [u8; 6], mut header: Ipv4Header, payload: &[u8]) -> Vec<u8> {
+fn frame_of(injector: &Injector, to: [u8; 6], mut header: IpHeaders, payload: &[u8]) -> Vec<u8> {
     header.set_payload_len(payload.len()).unwrap();
-    header.header_checksum = header.calc_header_checksum();
+    let kind: [u8; 2] = match &mut header {
+        IpHeaders::Ipv4(header, _) => {
+            header.header_checksum = header.calc_header_checksum();
+            [0x08, 0x00]
+        }
+        IpHeaders::Ipv6(..) => [0x86, 0xdd],
+    };
     let mut frame = [to, injector.mac].concat();
-    frame.extend([0x08, 0x00]);
+    frame.extend(kind);
     header.write(&mut frame).unwrap();
     frame.extend(payload);
     frame
@@ -67,31 +118,47 @@ fn frame_of(injector: &Injector, to: [u8; 6], mut header: Ipv4Header, payload: &
 
 #[test]
 fn protocols_without_ports_are_carried_by_address() {
-    let Some(stage) = Stage::plain() else { return };
+    let Some(stage) = stage() else { return };
     let outside = Sniffer::start(&stage.world.client).unwrap();
-    for (vm, eip) in LANES {
+    for line in lines() {
+        let Line {
+            vm,
+            own,
+            eip,
+            client: far,
+            ..
+        } = line;
         let inside = Sniffer::start(stage.ns(vm)).unwrap();
-        // IPIP, GRE, ESP, SCTP, and one nobody has assigned.
-        for protocol in [4, 47, 50, 132, 253] {
-            let payload = format!("inward {protocol} {} and eight more bytes", vm.name);
+        // IPIP, GRE, ESP, SCTP, one nobody has assigned, and the other family's ICMP.
+        let others = match line.family {
+            Family::V4 => 58,
+            Family::V6 => 1,
+        };
+        for protocol in [4, 47, 50, 132, 253, others] {
+            let payload = format!("inward {protocol} {} {own} and more", vm.name);
             let (injector, router) = client(&stage);
-            let header = other(protocol, CLIENT.v4, eip);
+            let header_in = header(protocol, far, eip, 64);
             injector
-                .send(&frame_of(&injector, router, header, payload.as_bytes()))
+                .send(&frame_of(&injector, router, header_in, payload.as_bytes()))
                 .unwrap();
             let packet = arrives(&inside, &payload, payload.as_bytes());
-            assert_eq!(packet.source, CLIENT.v4);
-            assert_eq!(packet.destination, vm.address.v4, "protocol {protocol}");
+            assert_eq!(packet.source, far);
+            assert_eq!(packet.destination, own, "protocol {protocol}");
             assert_eq!(
                 (packet.protocol, &*packet.payload),
                 (protocol, payload.as_bytes())
             );
 
-            let payload = format!("outward {protocol} {} and eight more bytes", vm.name);
+            let payload = format!("outward {protocol} {} {own} and more", vm.name);
             let (injector, gateway) = guest(&stage, vm);
-            let header = other(protocol, vm.address.v4, CLIENT.v4);
+            let header_out = header(protocol, own, far, 64);
             injector
-                .send(&frame_of(&injector, gateway, header, payload.as_bytes()))
+                .send(&frame_of(
+                    &injector,
+                    gateway,
+                    header_out,
+                    payload.as_bytes(),
+                ))
                 .unwrap();
             let packet = arrives(&outside, &payload, payload.as_bytes());
             assert_eq!(packet.source, eip, "protocol {protocol}");
@@ -103,51 +170,56 @@ fn protocols_without_ports_are_carried_by_address() {
     }
 }
 
+/// A datagram in a frame.
 fn udp(
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
+    (injector, to): &(Injector, [u8; 6]),
+    source: IpAddr,
+    destination: IpAddr,
     ttl: u8,
-) -> impl Fn(&Injector, [u8; 6]) -> PacketBuilderStep<etherparse::UdpHeader> {
-    move |injector, to| {
-        PacketBuilder::ethernet2(injector.mac, to)
-            .ipv4(source.octets(), destination.octets(), ttl)
-            .udp(5555, 9)
-    }
-}
-
-fn built(step: PacketBuilderStep<etherparse::UdpHeader>, payload: &[u8]) -> Vec<u8> {
+    payload: &[u8],
+) -> Vec<u8> {
     let mut frame = Vec::new();
-    step.write(&mut frame, payload).unwrap();
+    PacketBuilder::ethernet2(injector.mac, *to)
+        .ip(header(17, source, destination, ttl))
+        .udp(5555, 9)
+        .write(&mut frame, payload)
+        .unwrap();
     frame
 }
 
 #[test]
 fn a_udp_checksum_of_zero_stays_zero_and_others_stay_right() {
-    let Some(stage) = Stage::plain() else { return };
+    let Some(stage) = stage() else { return };
     let outside = Sniffer::start(&stage.world.client).unwrap();
-    for (vm, eip) in LANES {
+    for line in lines() {
+        let Line {
+            vm,
+            own,
+            eip,
+            client: far,
+            ..
+        } = line;
         let inside = Sniffer::start(stage.ns(vm)).unwrap();
+        // IPv6 hosts take no such datagram, but tunnels of theirs may (RFC 6935).
         for zero in [true, false] {
-            let mark = format!("{} zero {zero}", vm.name);
+            let mark = format!("{eip} zero {zero}");
             let with_sum = |mut frame: Vec<u8>| {
+                let at = if eip.is_ipv4() { 40 } else { 60 };
                 if zero {
-                    frame.get_mut(40..42).unwrap().fill(0);
+                    frame.get_mut(at..at + 2).unwrap().fill(0);
                 }
                 frame
             };
-            let (injector, router) = client(&stage);
-            let frame = built(udp(CLIENT.v4, eip, 64)(&injector, router), mark.as_bytes());
-            injector.send(&with_sum(frame)).unwrap();
+            let from = client(&stage);
+            let frame = with_sum(udp(&from, far, eip, 64, mark.as_bytes()));
+            from.0.send(&frame).unwrap();
             let packet = arrives(&inside, &mark, mark.as_bytes());
             assert_eq!(checksum(&packet), expected(zero, &packet), "{mark}, inward");
 
-            let (injector, gateway) = guest(&stage, vm);
-            let frame = built(
-                udp(vm.address.v4, CLIENT.v4, 64)(&injector, gateway),
-                mark.as_bytes(),
-            );
+            let from = guest(&stage, vm);
             outside.clear();
-            injector.send(&with_sum(frame)).unwrap();
+            let frame = with_sum(udp(&from, own, far, 64, mark.as_bytes()));
+            from.0.send(&frame).unwrap();
             let packet = arrives(&outside, &mark, mark.as_bytes());
             assert_eq!(packet.source, eip);
             assert_eq!(
@@ -171,161 +243,168 @@ fn expected(zero: bool, packet: &IpPacket) -> u16 {
     if zero {
         return 0;
     }
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (packet.source, packet.destination) else {
-        panic!("{packet}")
-    };
     let payload = packet.payload.get(8..).unwrap();
-    etherparse::UdpHeader::without_ipv4_checksum(5555, 9, payload.len())
-        .unwrap()
-        .calc_checksum_ipv4_raw(source.octets(), destination.octets(), payload)
-        .unwrap()
+    sum(packet.source, packet.destination, payload)
+}
+
+fn sum(source: IpAddr, destination: IpAddr, payload: &[u8]) -> u16 {
+    let header = UdpHeader::without_ipv4_checksum(5555, 9, payload.len()).unwrap();
+    let sum = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            header.calc_checksum_ipv4_raw(source.octets(), destination.octets(), payload)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            header.calc_checksum_ipv6_raw(source.octets(), destination.octets(), payload)
+        }
+        _ => panic!("{source} and {destination} are of two families"),
+    };
+    sum.unwrap()
 }
 
 #[test]
 fn the_node_is_a_hop_and_says_so_when_the_ttl_ends_there() {
-    let Some(stage) = Stage::plain() else { return };
-    for (vm, eip) in LANES {
+    let Some(stage) = stage() else { return };
+    for line in lines() {
+        let Line {
+            vm,
+            eip,
+            client: far,
+            ..
+        } = line;
         let outside = Sniffer::start(&stage.world.client).unwrap();
         let inside = Sniffer::start(stage.ns(vm)).unwrap();
-        let (injector, router) = client(&stage);
+        let from = client(&stage);
         // One hop for the router, one for the node.
-        let frame = built(
-            udp(CLIENT.v4, eip, 3)(&injector, router),
-            b"arrives with one",
-        );
-        injector.send(&frame).unwrap();
+        let frame = udp(&from, far, eip, 3, b"arrives with one");
+        from.0.send(&frame).unwrap();
         assert_eq!(arrives(&inside, "TTL 3", b"arrives with one").ttl, 1);
 
-        let frame = built(
-            udp(CLIENT.v4, eip, 2)(&injector, router),
-            b"ends at the node",
-        );
-        injector.send(&frame).unwrap();
+        let frame = udp(&from, far, eip, 2, b"ends at the node");
+        from.0.send(&frame).unwrap();
         let error = time_exceeded(&outside);
-        assert_eq!(error.source, NODE_UPLINK.v4);
+        assert_eq!(error.source, line.of(NODE_UPLINK));
         let quoted = error.quoted().unwrap();
-        assert_eq!(
-            (quoted.source, quoted.destination),
-            (CLIENT.v4.into(), eip.into())
-        );
+        assert_eq!((quoted.source, quoted.destination), (far, eip));
     }
 }
 
 #[test]
 fn a_vm_that_traces_its_way_out_sees_the_hops() {
-    let Some(stage) = Stage::plain() else { return };
-    for (vm, _) in LANES {
+    let Some(stage) = stage() else { return };
+    for line in lines() {
+        let Line {
+            vm,
+            own,
+            client: far,
+            ..
+        } = line;
         let inside = Sniffer::start(stage.ns(vm)).unwrap();
-        let (injector, gateway) = guest(&stage, vm);
-        let probe = |ttl| {
-            built(
-                udp(vm.address.v4, CLIENT.v4, ttl)(&injector, gateway),
-                b"probe",
-            )
-        };
-        injector.send(&probe(1)).unwrap();
+        let from = guest(&stage, vm);
+        let probe = |ttl| udp(&from, own, far, ttl, b"probe");
+        from.0.send(&probe(1)).unwrap();
         let quoted = time_exceeded(&inside).quoted().unwrap();
-        assert_eq!(
-            quoted.source, vm.address.v4,
-            "the node's answer to {}",
-            vm.name
-        );
+        assert_eq!(quoted.source, own, "the node's answer to {}", vm.name);
 
         inside.clear();
-        injector.send(&probe(2)).unwrap();
+        from.0.send(&probe(2)).unwrap();
         let error = time_exceeded(&inside);
-        assert_eq!(error.source, ROUTER_UPLINK.v4);
-        assert_eq!(error.destination, vm.address.v4);
+        assert_eq!(error.source, line.of(ROUTER_UPLINK));
+        assert_eq!(error.destination, own);
         let quoted = error.quoted().unwrap();
-        assert_eq!(
-            quoted.source, vm.address.v4,
-            "the router's answer to {}",
-            vm.name
-        );
+        assert_eq!(quoted.source, own, "the router's answer to {}", vm.name);
     }
 }
 
-fn time_exceeded(sniffer: &Sniffer) -> IpPacket {
+/// Waits for an ICMP error with these types and codes, for IPv4 and for IPv6.
+fn error(sniffer: &Sniffer, what: &str, v4: (u8, u8), v6: (u8, u8)) -> IpPacket {
     sniffer
-        .wait_for(PATIENCE, "a time exceeded", |frame, packet| {
-            frame.way == Way::In && matches!(packet.transport, Transport::Icmp { kind: 11, .. })
+        .wait_for(PATIENCE, what, |frame, packet| {
+            let Transport::Icmp { kind, code } = packet.transport else {
+                return false;
+            };
+            let expected = if packet.source.is_ipv4() { v4 } else { v6 };
+            frame.way == Way::In && (kind, code) == expected
         })
         .unwrap()
 }
 
+fn time_exceeded(sniffer: &Sniffer) -> IpPacket {
+    error(sniffer, "a time exceeded", (11, 0), (3, 0))
+}
+
 #[test]
 fn ip_options_do_not_hide_the_ports() {
-    let Some(stage) = Stage::plain() else { return };
-    for (vm, eip) in LANES {
+    let Some(stage) = stage() else { return };
+    for line in lines() {
+        let Line {
+            vm,
+            own,
+            eip,
+            client: far,
+            ..
+        } = line;
         let inside = Sniffer::start(stage.ns(vm)).unwrap();
         let (injector, router) = client(&stage);
-        let mut header = other(17, CLIENT.v4, eip);
-        // Four no-operations: harmless, and they move everything behind them.
-        header.options = [1, 1, 1, 1].into();
-        let payload = b"behind the options";
+        let payload = format!("behind the options of {eip}");
         let mut datagram = Vec::new();
-        etherparse::UdpHeader::with_ipv4_checksum(5555, 9, &header, payload)
-            .unwrap()
-            .write(&mut datagram)
-            .unwrap();
-        datagram.extend(payload);
+        let mut udp = UdpHeader::without_ipv4_checksum(5555, 9, payload.len()).unwrap();
+        udp.checksum = sum(far, eip, payload.as_bytes());
+        // No-operations: harmless, and they move everything behind them.
+        let with_options = match header(17, far, eip, 64) {
+            IpHeaders::Ipv4(mut header, more) => {
+                header.options = [1, 1, 1, 1].into();
+                IpHeaders::Ipv4(header, more)
+            }
+            IpHeaders::Ipv6(mut header, more) => {
+                header.next_header = IpNumber::IPV6_DESTINATION_OPTIONS;
+                // Next header UDP, no further length, and a PadN of four bytes.
+                datagram.extend([17, 0, 1, 4, 0, 0, 0, 0]);
+                IpHeaders::Ipv6(header, more)
+            }
+        };
+        udp.write(&mut datagram).unwrap();
+        datagram.extend(payload.as_bytes());
         injector
-            .send(&frame_of(&injector, router, header, &datagram))
+            .send(&frame_of(&injector, router, with_options, &datagram))
             .unwrap();
-        let packet = arrives(&inside, "the datagram with options", payload);
-        assert_eq!(packet.destination, vm.address.v4);
+        let packet = arrives(&inside, "the datagram with options", payload.as_bytes());
+        assert_eq!(packet.destination, own);
         assert_eq!(checksum(&packet), expected(false, &packet));
     }
 }
 
 #[test]
 fn a_closed_port_is_refused_in_both_directions() {
-    let Some(stage) = Stage::plain() else { return };
-    for (vm, eip) in LANES {
+    let Some(stage) = stage() else { return };
+    for line in lines() {
+        let Line {
+            vm,
+            own,
+            eip,
+            client: far,
+            ..
+        } = line;
         let outside = Sniffer::start(&stage.world.client).unwrap();
         let inside = Sniffer::start(stage.ns(vm)).unwrap();
-        let (injector, router) = client(&stage);
-        injector
-            .send(&built(
-                udp(CLIENT.v4, eip, 64)(&injector, router),
-                b"closed",
-            ))
-            .unwrap();
+        let from = client(&stage);
+        from.0.send(&udp(&from, far, eip, 64, b"closed")).unwrap();
         let error = unreachable(&outside);
         assert_eq!(error.source, eip);
         let quoted = error.quoted().unwrap();
-        assert_eq!(
-            (quoted.source, quoted.destination),
-            (CLIENT.v4.into(), eip.into())
-        );
+        assert_eq!((quoted.source, quoted.destination), (far, eip));
 
-        let (injector, gateway) = guest(&stage, vm);
+        let from = guest(&stage, vm);
         inside.clear();
-        injector
-            .send(&built(
-                udp(vm.address.v4, CLIENT.v4, 64)(&injector, gateway),
-                b"closed",
-            ))
-            .unwrap();
+        from.0.send(&udp(&from, own, far, 64, b"closed")).unwrap();
         let error = unreachable(&inside);
-        assert_eq!(
-            (error.source, error.destination),
-            (CLIENT.v4.into(), vm.address.v4.into())
-        );
+        assert_eq!((error.source, error.destination), (far, own));
         let quoted = error.quoted().unwrap();
-        assert_eq!(
-            (quoted.source, quoted.destination),
-            (vm.address.v4.into(), CLIENT.v4.into())
-        );
+        assert_eq!((quoted.source, quoted.destination), (own, far));
     }
 }
 
 fn unreachable(sniffer: &Sniffer) -> IpPacket {
-    sniffer
-        .wait_for(PATIENCE, "a port unreachable", |frame, packet| {
-            frame.way == Way::In && matches!(packet.transport, Transport::Icmp { kind: 3, code: 3 })
-        })
-        .unwrap()
+    error(sniffer, "a port unreachable", (3, 3), (1, 4))
 }
 
 /// VMs whose links are smaller than the wire, as with an overlay.
@@ -335,7 +414,7 @@ fn small_links(delivery: &'static str, forward_accept: ForwardAccept) -> Option<
         forward_accept,
         ..WorldOptions::default()
     };
-    Stage::new(
+    Stage::dual(
         world,
         DaemonOptions {
             delivery,
@@ -344,12 +423,20 @@ fn small_links(delivery: &'static str, forward_accept: ForwardAccept) -> Option<
     )
 }
 
-/// Datagrams in fragments as large as the wire.
-fn fragments_arrive(stage: &Stage) {
-    for (_, eip) in LANES {
-        let answer = traffic::udp(&stage.world.client, at(eip), 8000, PATIENCE).unwrap();
+/// Datagrams in fragments as large as the wire. Nobody cuts an IPv6 packet on its way: the sender is told,
+/// and cuts the next one as it has to be.
+fn fragments_arrive(stage: &Stage, families: &[Family]) {
+    let client = &stage.world.client;
+    for Line { eip, .. } in lines().filter(|line| families.contains(&line.family)) {
+        if eip.is_ipv6() {
+            wait_until(PATIENCE, "the client knows how large", || {
+                traffic::udp(client, at(eip), 8000, SILENCE).is_ok()
+            })
+            .unwrap();
+        }
+        let answer = traffic::udp(client, at(eip), 8000, PATIENCE).unwrap();
         assert_eq!(answer.came_from, at(eip));
-        traffic::ping(&stage.world.client, eip.into(), 4000, PATIENCE).unwrap();
+        traffic::ping(client, eip, 4000, PATIENCE).unwrap();
     }
 }
 
@@ -358,30 +445,25 @@ fn a_packet_too_large_for_the_vm_is_answered_with_its_mtu() {
     let Some(stage) = small_links("auto", ForwardAccept::Missing) else {
         return;
     };
-    for (vm, eip) in LANES {
+    for line in lines() {
+        let Line {
+            vm,
+            eip,
+            client: far,
+            ..
+        } = line;
         let outside = Sniffer::start(&stage.world.client).unwrap();
         let (injector, router) = client(&stage);
-        let header = other(17, CLIENT.v4, eip);
+        let header = header(17, far, eip, 64);
         injector
             .send(&frame_of(&injector, router, header, &[0; 1430]))
             .unwrap();
-        let error = outside
-            .wait_for(PATIENCE, "fragmentation needed", |frame, packet| {
-                frame.way == Way::In
-                    && matches!(packet.transport, Transport::Icmp { kind: 3, code: 4 })
-            })
-            .unwrap();
-        assert_eq!(
-            error.payload.get(6..8),
-            Some(&1400_u16.to_be_bytes()[..]),
-            "{}",
-            vm.name
-        );
+        let error = error(&outside, "the packet is too big", (3, 4), (2, 0));
+        // Two bytes or, in ICMPv6, four, which begin with zeros.
+        let mtu = error.payload.get(6..8);
+        assert_eq!(mtu, Some(&1400_u16.to_be_bytes()[..]), "{}", vm.name);
         let quoted = error.quoted().unwrap();
-        assert_eq!(
-            (quoted.source, quoted.destination),
-            (CLIENT.v4.into(), eip.into())
-        );
+        assert_eq!((quoted.source, quoted.destination), (far, eip));
     }
 }
 
@@ -390,7 +472,7 @@ fn tcp_finds_the_smaller_mtu_of_the_vm_by_itself() {
     let Some(stage) = small_links("auto", ForwardAccept::Missing) else {
         return;
     };
-    for (_, eip) in LANES {
+    for Line { eip, .. } in lines() {
         for way in [Bulk::Upload, Bulk::Download] {
             traffic::bulk(&stage.world.client, at(eip), way, 2_000_000).unwrap();
         }
@@ -402,7 +484,7 @@ fn fragments_larger_than_the_vms_link_arrive_whatever_forward_says() {
     let Some(stage) = small_links("peer", ForwardAccept::Missing) else {
         return;
     };
-    fragments_arrive(&stage);
+    fragments_arrive(&stage, &[Family::V4]);
 }
 
 #[test]
@@ -410,7 +492,7 @@ fn the_stack_lane_cuts_fragments_again() {
     let Some(stage) = small_links("stack", ForwardAccept::Present) else {
         return;
     };
-    fragments_arrive(&stage);
+    fragments_arrive(&stage, &Family::BOTH);
 }
 
 #[test]
@@ -418,7 +500,7 @@ fn the_neigh_lane_cuts_fragments_again() {
     let Some(stage) = small_links("neigh", ForwardAccept::Present) else {
         return;
     };
-    fragments_arrive(&stage);
+    fragments_arrive(&stage, &Family::BOTH);
 }
 
 #[test]
