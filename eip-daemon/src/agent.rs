@@ -30,7 +30,7 @@ use crate::{
         state::{AgentState, Started},
     },
     dataplane::{DataPlaneOptions, KernelDataPlane, OpenError, pin_directory},
-    feedback::Feedback,
+    feedback::{Announcers, Feedback},
     http::{self, HttpState, Pulse},
     logging::LogLevel,
     model::Facts,
@@ -137,7 +137,11 @@ pub async fn run(
         source.facts,
     )?;
     if let Some(client) = source.client {
-        let feedback = Feedback::new(client, node.settings.node_name.clone());
+        let announcers = Announcers {
+            bgp: state.bgp.clone(),
+            l2: state.l2.clone(),
+        };
+        let feedback = Feedback::new(client, node.settings.node_name.clone(), announcers);
         let reports = state.reports.clone();
         supervisor.start("feedback", |stop| feedback.run(reports, stop));
     }

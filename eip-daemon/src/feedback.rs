@@ -25,14 +25,13 @@ use tokio::{sync::watch, task::JoinSet};
 use tracing::{debug, warn};
 
 use crate::{
+    announce::{l2::L2Announcer, peering::BgpAnnouncer},
+    conditions::{Aspect, Network, conditions},
     model::{ObjectName, Outcome},
     report::{BindingReport, Report},
     source::{
         kube::client::resource,
-        objects::{
-            BINDING_API, BINDING_KIND, Condition, ConditionStatus, ConditionType, EipBindingStatus,
-            Serving,
-        },
+        objects::{BINDING_API, BINDING_KIND, Condition, ConditionType, EipBindingStatus, Serving},
     },
 };
 
@@ -40,6 +39,8 @@ use crate::{
 const WRITERS: usize = 8;
 /// Time between two writes about one binding.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Pause after news about sessions, so that many of them are one look.
+const SETTLE: Duration = Duration::from_millis(100);
 /// Pause after the first failure; doubled by each further one.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// Longest pause after failures.
@@ -49,9 +50,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Said {
     serving: Serving,
-    is_programmed: bool,
-    reason: String,
-    message: String,
+    programmed: Aspect,
+    announced: Aspect,
     generation: i64,
 }
 
@@ -71,7 +71,17 @@ pub struct Feedback {
     client: Client,
     resource: ApiResource,
     node: String,
+    announcers: Announcers,
     records: BTreeMap<ObjectName, Record>,
+}
+
+/// Who knows what the network is told.
+#[derive(Debug)]
+pub struct Announcers {
+    /// By BGP.
+    pub bgp: BgpAnnouncer,
+    /// On the segments of the uplinks.
+    pub l2: L2Announcer,
 }
 
 type Told = (ObjectName, Said, Result<(), kube::Error>);
@@ -79,11 +89,12 @@ type Told = (ObjectName, Said, Result<(), kube::Error>);
 impl Feedback {
     /// Nothing is told yet.
     #[must_use]
-    pub fn new(client: Client, node: String) -> Self {
+    pub fn new(client: Client, node: String, announcers: Announcers) -> Self {
         Self {
             client,
             resource: resource(BINDING_API, BINDING_KIND, "eipbindings"),
             node,
+            announcers,
             records: BTreeMap::new(),
         }
     }
@@ -98,6 +109,7 @@ impl Feedback {
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), Infallible> {
         let mut writes: JoinSet<Told> = JoinSet::new();
+        let mut news = self.announcers.bgp.news();
         loop {
             let wake = self.next_time();
             tokio::select! {
@@ -107,6 +119,10 @@ impl Feedback {
                         return Ok(());
                     }
                     let report = Arc::clone(&reports.borrow_and_update());
+                    self.want(&report);
+                }
+                Ok(()) = settled(&mut news) => {
+                    let report = Arc::clone(&reports.borrow());
                     self.want(&report);
                 }
                 Some(done) = writes.join_next() => {
@@ -122,8 +138,9 @@ impl Feedback {
 
     fn want(&mut self, report: &Report) {
         let mut wanted: BTreeMap<ObjectName, Said> = BTreeMap::new();
+        let network = Network::look(&self.announcers.bgp, &self.announcers.l2);
         for binding in &report.bindings {
-            if let Some(said) = said(binding, report, &self.node) {
+            if let Some(said) = said(binding, report, &network, &self.node) {
                 wanted.insert(binding.fact.name.clone(), said);
             }
         }
@@ -205,6 +222,16 @@ impl Feedback {
     }
 }
 
+/// Sessions have got somewhere, and what came right behind that. Cancel safe: news stay new until they
+/// are returned.
+async fn settled(news: &mut watch::Receiver<()>) -> Result<(), watch::error::RecvError> {
+    news.changed().await?;
+    news.mark_changed();
+    tokio::time::sleep(SETTLE).await;
+    news.mark_unchanged();
+    Ok(())
+}
+
 /// Who owns what this node applies. At most 128 bytes are taken.
 fn manager(node: &str) -> String {
     let name = format!("kube-eip-agent-{node}");
@@ -227,15 +254,21 @@ async fn write(
     if before.node.as_ref() != Some(&said.serving.node) {
         return Ok(());
     }
-    let condition = programmed(said, &before);
+    let conditions = [
+        (ConditionType::Programmed, &said.programmed),
+        (ConditionType::Announced, &said.announced),
+    ]
+    .map(|(type_, aspect)| condition(type_, aspect, said.generation, &before));
     let is_known = before.serving.as_ref() == Some(&said.serving)
-        && before.condition(&ConditionType::Programmed) == Some(&condition);
+        && conditions
+            .iter()
+            .all(|condition| before.condition(&condition.type_) == Some(condition));
     if is_known {
         return Ok(());
     }
     let status = EipBindingStatus {
         serving: Some(said.serving.clone()),
-        conditions: Some(vec![condition]),
+        conditions: Some(conditions.into()),
         ..EipBindingStatus::default()
     };
     let applied = json!({
@@ -254,69 +287,52 @@ async fn write(
     Ok(())
 }
 
-fn programmed(said: &Said, before: &EipBindingStatus) -> Condition {
+fn condition(
+    type_: ConditionType,
+    aspect: &Aspect,
+    generation: i64,
+    before: &EipBindingStatus,
+) -> Condition {
     let now = jiff::Timestamp::now().as_second();
     let now = jiff::Timestamp::from_second(now).unwrap_or_default();
     let condition = Condition {
-        type_: ConditionType::Programmed,
-        status: if said.is_programmed {
-            ConditionStatus::True
-        } else {
-            ConditionStatus::False
-        },
-        reason: said.reason.clone(),
-        message: said.message.clone(),
+        status: aspect.status,
+        reason: aspect.reason.clone(),
+        message: aspect.message.clone(),
         last_transition_time: now.to_string(),
-        observed_generation: Some(said.generation),
+        observed_generation: Some(generation),
+        type_,
     };
-    condition.after(before.condition(&ConditionType::Programmed))
+    let before = before.condition(&condition.type_);
+    condition.after(before)
 }
 
 /// What a report says about one binding; nothing about one that is another node's.
-fn said(binding: &BindingReport, report: &Report, node: &str) -> Option<Said> {
+fn said(binding: &BindingReport, report: &Report, network: &Network, node: &str) -> Option<Said> {
     let fact = &binding.fact;
+    let conditions = conditions(binding, report, network)?;
     let mut serving = Serving {
         node: node.to_owned(),
         ..Serving::default()
     };
-    let (is_programmed, reason, message) = match (&binding.outcome, &binding.programmed) {
-        (Outcome::Elsewhere { .. }, _) => return None,
-        (Outcome::Waiting { reason, message }, _) => {
-            (false, format!("{reason:?}"), message.clone())
-        }
-        (Outcome::Refused { reason, message }, _) => {
-            (false, format!("{reason:?}"), message.clone())
-        }
-        (Outcome::Served { .. }, None) => {
-            let why = binding.error.clone();
-            let why = why.unwrap_or_else(|| "the kernel does not have it yet".to_owned());
-            (false, "NotProgrammed".to_owned(), why)
-        }
-        (Outcome::Served { note, .. }, Some(state)) => {
-            serving.eip = Some(fact.eip.to_string());
-            serving.vm_address = Some(state.vm.to_string());
-            serving.interface = report
-                .view
-                .links
-                .get(&state.port)
-                .map(|link| link.name.clone());
-            serving.delivery = Some(
-                eip_common::abi::Delivery::from(state.delivery)
-                    .name()
-                    .to_owned(),
-            );
-            let message = note.clone().unwrap_or_default();
-            match &binding.error {
-                Some(error) => (false, "NotProgrammed".to_owned(), error.clone()),
-                None => (true, "Programmed".to_owned(), message),
-            }
-        }
-    };
+    if let (Outcome::Served { .. }, Some(state)) = (&binding.outcome, &binding.programmed) {
+        serving.eip = Some(fact.eip.to_string());
+        serving.vm_address = Some(state.vm.to_string());
+        serving.interface = report
+            .view
+            .links
+            .get(&state.port)
+            .map(|link| link.name.clone());
+        let delivery = eip_common::abi::Delivery::from(state.delivery);
+        serving.delivery = Some(delivery.name().to_owned());
+        let some = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
+        serving.peers = some(&conditions.told.peers);
+        serving.uplinks = some(&conditions.told.uplinks);
+    }
     Some(Said {
         serving,
-        is_programmed,
-        reason,
-        message,
+        programmed: conditions.programmed,
+        announced: conditions.announced,
         generation: i64::try_from(fact.generation).unwrap_or(i64::MAX),
     })
 }

@@ -109,6 +109,15 @@ pub struct Binding {
     /// Other objects that ask for the same EIP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub contenders: Vec<String>,
+    /// `Programmed`, `Announced` and `Ready`; none for one that another node serves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// BGP peers that are told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<String>,
+    /// Interfaces on whose segments neighbours are told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uplinks: Vec<String>,
     /// What BGP peers know of it; only when one binding is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bgp: Option<BgpRoute>,
@@ -121,6 +130,21 @@ pub struct Binding {
     /// What happened to packets that were not simply carried; only when one binding is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasons: Option<Vec<ReasonCounter>>,
+}
+
+/// One aspect of a binding, as in the status of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// Which aspect.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// One word for programs.
+    pub reason: String,
+    /// For people.
+    pub message: String,
 }
 
 /// Another owner of an EIP, heard by ARP or neighbour discovery.

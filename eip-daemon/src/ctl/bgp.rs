@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     announce::{
-        bgp::{FamilySnapshot, LastError, State},
-        peering::{BgpReport, DrainError, PeerReport, RouteReport, RouteState},
+        bgp::{FamilySnapshot, LastError},
+        peering::{BgpReport, DrainError, PeerReport, RouteReport},
     },
     model::PeerAsn,
 };
@@ -142,36 +142,14 @@ pub(super) fn routes(report: &BgpReport) -> BgpRoutes {
 pub(super) fn route(route: &RouteReport) -> BgpRoute {
     let peers = route.peers.iter().map(|(peer, state)| BgpRoutePeer {
         peer: peer.clone(),
-        advertised: matches!(state, RouteState::Advertised | RouteState::Leaving),
-        remark: remark(*state),
+        advertised: state.is_told(),
+        remark: state.remark(),
     });
     BgpRoute {
         eip: route.eip,
         binding: route.binding.to_string(),
         peers: peers.collect(),
     }
-}
-
-fn remark(state: RouteState) -> Option<String> {
-    let text = match state {
-        RouteState::Advertised => return None,
-        RouteState::Leaving => "marked GRACEFUL_SHUTDOWN: the node is drained".to_owned(),
-        RouteState::Pending => "on its way".to_owned(),
-        RouteState::NotByBgp => "the binding is not announced by BGP".to_owned(),
-        RouteState::Withheld(rule) => format!("withheld by spec.rules[{rule}] of the peer"),
-        RouteState::Drained => "the node is drained".to_owned(),
-        RouteState::NoSession(state) => no_session(state),
-        RouteState::NotNegotiated => "the peer does not speak its address family".to_owned(),
-        RouteState::NoNextHop => "no next hop of its address family: give the session's interface \
-                                  an address, or the peer spec.nextHop"
-            .to_owned(),
-    };
-    Some(text)
-}
-
-fn no_session(state: State) -> String {
-    let state = word(&state).unwrap_or_default();
-    format!("no session: {state}")
 }
 
 pub(super) fn drain(state: &AgentState, body: DrainBody) -> Result<BgpStatus, ApiError> {

@@ -70,6 +70,20 @@ fn lane(lane: crate::model::Lane) -> &'static str {
     eip_common::abi::Delivery::from(lane).name()
 }
 
+/// Whether it works, and who is told where it is.
+fn ready(binding: &Binding) -> Option<String> {
+    let find = |type_: &str| {
+        let mut all = binding.conditions.iter();
+        all.find(|condition| condition.type_ == type_)
+    };
+    let (ready, announced) = (find("Ready")?, find("Announced")?);
+    Some(match (ready.status.as_str(), announced.status.as_str()) {
+        ("True", "True") => format!("yes, announced {}", announced.message),
+        ("True", _) => format!("yes; {}", announced.message),
+        _ => format!("no: {}", ready.message),
+    })
+}
+
 /// Reason and message of what is not as it should be.
 fn remark(binding: &Binding) -> Option<String> {
     if let Some(Conflict { mac, uplink, .. }) = &binding.conflict {
@@ -106,6 +120,7 @@ pub(super) fn binding(binding: &Binding) -> String {
         ("state", binding.state.name().to_owned()),
     ];
     pairs.extend(remark(binding).map(|remark| ("remark", remark)));
+    pairs.extend(ready(binding).map(|ready| ("ready", ready)));
     if let Some(conflict) = &binding.conflict {
         let (since, claims) = (&conflict.since, conflict.claims);
         pairs.push(("contested", format!("since {since}, heard {claims} times")));

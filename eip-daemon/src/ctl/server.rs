@@ -29,6 +29,7 @@ use super::{
     trace, view,
 };
 use crate::{
+    conditions::Network,
     dataplane::{Counters, DataPlaneError},
     report::BindingReport,
 };
@@ -81,7 +82,10 @@ async fn get_status(State(state): Shared) -> Json<Status> {
 }
 
 async fn list_bindings(State(state): Shared) -> Json<BindingList> {
-    let mut bindings = view::bindings(&state.report());
+    let report = state.report();
+    let mut bindings = view::bindings(&report);
+    let network = Network::look(&state.bgp, &state.l2);
+    view::add_conditions(&mut bindings, &report, &network);
     view::add_conflicts(&mut bindings, &state.l2.conflicts());
     Json(BindingList { bindings })
 }
@@ -93,6 +97,8 @@ async fn get_binding(State(state): Shared, Path(key): Path<String>) -> Answer<Bi
     let mut routes = state.bgp.report().routes.into_iter();
     let route = routes.find(|route| route.eip == item.fact.eip && route.binding == item.fact.name);
     binding.bgp = route.as_ref().map(bgp::route);
+    let network = Network::look(&state.bgp, &state.l2);
+    view::add_conditions(std::slice::from_mut(&mut binding), &report, &network);
     view::add_conflicts(std::slice::from_mut(&mut binding), &state.l2.conflicts());
     if let Some(slot) = item.slot {
         let traffic = read(&state, move |counters| counters.traffic(slot)).await?;

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     announce::l2::Conflict,
+    conditions::{Aspect, Conditions, Network, conditions},
     dataplane::ReasonCount,
     model::{Announce, BindingState, Lane, NetworkView, Outcome},
     report::{BindingReport, Report},
@@ -96,10 +97,49 @@ pub(super) fn binding(report: &Report, item: &BindingReport) -> api::Binding {
         generation: fact.generation,
         origin: fact.origin.as_ref().map(ToString::to_string),
         contenders: contenders(report, item),
+        conditions: Vec::new(),
+        peers: Vec::new(),
+        uplinks: Vec::new(),
         bgp: None,
         conflict: None,
         traffic: None,
         reasons: None,
+    }
+}
+
+/// Adds what the network is told.
+pub(super) fn add_conditions(bindings: &mut [api::Binding], report: &Report, network: &Network) {
+    let mut known: BTreeMap<(&str, &str), Conditions> = report
+        .bindings
+        .iter()
+        .filter_map(|item| {
+            let name = &item.fact.name;
+            let conditions = conditions(item, report, network)?;
+            Some(((name.namespace.as_str(), name.name.as_str()), conditions))
+        })
+        .collect();
+    for binding in bindings {
+        let Some(all) = known.remove(&(binding.namespace.as_str(), binding.name.as_str())) else {
+            continue;
+        };
+        binding.conditions = [
+            ("Programmed", all.programmed),
+            ("Announced", all.announced),
+            ("Ready", all.ready),
+        ]
+        .map(|(type_, aspect)| condition(type_, aspect))
+        .into();
+        binding.peers = all.told.peers;
+        binding.uplinks = all.told.uplinks;
+    }
+}
+
+fn condition(type_: &str, aspect: Aspect) -> api::Condition {
+    api::Condition {
+        type_: type_.to_owned(),
+        status: word(&aspect.status).unwrap_or_default(),
+        reason: aspect.reason,
+        message: aspect.message,
     }
 }
 

@@ -176,6 +176,12 @@ impl Speaker {
         }
     }
 
+    /// Changes with everything that [`Speaker::status`] shows of peers.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.board.changes.subscribe()
+    }
+
     /// Ends all sessions and returns when all connections are closed. Bounded: a peer that takes
     /// nothing is given up after some seconds.
     pub async fn shutdown(self, exit: Exit) {

@@ -114,6 +114,12 @@ impl L2Announcer {
         self.state().claims.open()
     }
 
+    /// Uplinks on whose segments each EIP has been told, by interface index.
+    #[must_use]
+    pub fn told(&self) -> BTreeMap<IpAddr, Vec<u32>> {
+        self.state().schedule.told()
+    }
+
     /// What does not work, for people.
     #[must_use]
     pub fn notices(&self) -> Vec<String> {

@@ -125,6 +125,17 @@ impl Schedule {
         &self.eips
     }
 
+    /// Uplinks on which each EIP has been told, by interface index.
+    pub(super) fn told(&self) -> BTreeMap<IpAddr, Vec<u32>> {
+        let mut told: BTreeMap<IpAddr, Vec<u32>> = BTreeMap::new();
+        for ((ifindex, eip), entry) in &self.entries {
+            if entry.sent > 0 {
+                told.entry(*eip).or_default().push(*ifindex);
+            }
+        }
+        told
+    }
+
     /// The uplinks' own addresses.
     pub(super) fn is_own(&self, mac: Mac) -> bool {
         self.stations.values().any(|own| *own == mac)

@@ -102,15 +102,16 @@ impl Ledger {
     pub(super) fn settle(&mut self, peers: &[PeerStatus], now: Instant) -> bool {
         let before = self.withdrawn.len();
         self.withdrawn.retain(|_, withdrawal| {
-            let is_old = now.saturating_duration_since(withdrawal.at) > MEMORY;
+            let is_old = now.saturating_duration_since(withdrawal.at) >= MEMORY;
             !is_old && peers.iter().any(|peer| withdrawal.is_due_at(peer))
         });
         self.withdrawn.len() < before
     }
 
-    /// Something is on its way out.
-    pub(super) fn is_settling(&self) -> bool {
-        !self.withdrawn.is_empty()
+    /// When nobody asks for the oldest withdrawal any more.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        let oldest = self.withdrawn.values().map(|withdrawal| withdrawal.at);
+        Some(oldest.min()? + MEMORY)
     }
 }
 
@@ -119,10 +120,10 @@ mod tests {
     use std::{
         collections::BTreeSet,
         net::IpAddr,
-        time::{Duration, Instant, SystemTime},
+        time::{Instant, SystemTime},
     };
 
-    use super::{Ledger, MEMORY};
+    use super::Ledger;
     use crate::announce::bgp::{PeerName, PeerStatus, SessionSnapshot, State};
 
     fn eips(last: &[u8]) -> BTreeSet<IpAddr> {
@@ -148,6 +149,11 @@ mod tests {
         }
     }
 
+    /// Something is on its way out.
+    fn is_settling(ledger: &Ledger) -> bool {
+        ledger.next_expiry().is_some()
+    }
+
     fn up(settled: u64) -> PeerStatus {
         peer(State::Established, Some(settled))
     }
@@ -163,8 +169,8 @@ mod tests {
         let unsettled = peer(State::Established, None);
         assert_eq!(ledger.lingering(&gone, &[unsettled]), gone);
         assert_eq!(ledger.lingering(&gone, &[up(2), up(3)]), eips(&[]));
-        assert!(!ledger.settle(&[up(1)], now) && ledger.is_settling());
-        assert!(ledger.settle(&[up(2)], now) && !ledger.is_settling());
+        assert!(!ledger.settle(&[up(1)], now) && is_settling(&ledger));
+        assert!(ledger.settle(&[up(2)], now) && !is_settling(&ledger));
     }
 
     #[test]
@@ -203,9 +209,9 @@ mod tests {
         ledger.announced(eips(&[1]), 1, true, now);
         ledger.announced(eips(&[]), 2, true, now);
         ledger.announced(eips(&[1]), 3, true, now);
-        assert!(!ledger.is_settling());
+        assert!(!is_settling(&ledger));
         ledger.announced(eips(&[]), 4, true, now);
-        let later = now + MEMORY + Duration::from_secs(1);
-        assert!(ledger.settle(&[up(3)], later) && !ledger.is_settling());
+        let later = ledger.next_expiry().unwrap();
+        assert!(ledger.settle(&[up(3)], later) && !is_settling(&ledger));
     }
 }

@@ -33,7 +33,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 pub use drain::DrainError;
@@ -98,6 +98,8 @@ struct Shared {
     state: Mutex<State>,
     /// The task has something new to look at.
     changed: Notify,
+    /// What [`BgpAnnouncer::report`] shows has changed.
+    news: watch::Sender<()>,
     /// Something that lingered may be gone.
     announced: Arc<Notify>,
 }
@@ -137,6 +139,7 @@ impl BgpAnnouncer {
                 problem: None,
             }),
             changed: Notify::new(),
+            news: watch::Sender::new(()),
             announced,
         })))
     }
@@ -175,6 +178,12 @@ impl BgpAnnouncer {
         report::report(&self.0.settings, &self.state(), SystemTime::now())
     }
 
+    /// Changes with what [`BgpAnnouncer::report`] shows.
+    #[must_use]
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.0.news.subscribe()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change of the state is whole before anything in it can panic.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -200,6 +209,13 @@ impl BgpAnnouncer {
             state.hand_over_peers();
             state.publish(SystemTime::now());
         }
+        drop(state);
+        self.0.news.send_replace(());
+    }
+
+    /// What the speaker's peers do, when there is one.
+    fn speaker_changes(&self) -> Option<watch::Receiver<()>> {
+        self.state().speaker.as_ref().map(Speaker::changes)
     }
 
     /// Takes the speaker out, for its end.
@@ -223,8 +239,9 @@ impl BgpAnnouncer {
             let wait = change.duration_since(now);
             wait.unwrap_or_default()
         });
-        let settling = state.ledger.is_settling().then_some(task::SETTLING);
-        [change, settling].into_iter().flatten().min()
+        let expiry = state.ledger.next_expiry();
+        let expiry = expiry.map(|at| at.saturating_duration_since(Instant::now()));
+        [change, expiry].into_iter().flatten().min()
     }
 }
 
@@ -310,6 +327,7 @@ impl Announcer for BgpAnnouncer {
         state.publish(SystemTime::now());
         drop(state);
         self.0.changed.notify_one();
+        self.0.news.send_replace(());
     }
 
     fn lingering(&self, leaving: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {

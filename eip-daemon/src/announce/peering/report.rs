@@ -35,6 +35,8 @@ pub struct BgpReport {
     pub peers: Vec<PeerReport>,
     /// Peers that are not, or not as they are written.
     pub refused: Vec<Refusal>,
+    /// How many peers are configured and not refused, whether anybody has been met there or not.
+    pub configured: usize,
     /// Every EIP that is programmed and what became of it, by address.
     pub routes: Vec<RouteReport>,
 }
@@ -106,6 +108,39 @@ pub enum RouteState {
     NoNextHop,
 }
 
+impl RouteState {
+    /// The peer has the route.
+    #[must_use]
+    pub const fn is_told(self) -> bool {
+        matches!(self, Self::Advertised | Self::Leaving)
+    }
+
+    /// Somebody wants it that way.
+    #[must_use]
+    pub const fn is_meant(self) -> bool {
+        matches!(self, Self::Advertised | Self::NotByBgp | Self::Withheld(_))
+    }
+
+    /// For people: why not, or what is special; nothing when all is as usual.
+    #[must_use]
+    pub fn remark(self) -> Option<String> {
+        let text = match self {
+            Self::Advertised => return None,
+            Self::Leaving => "marked GRACEFUL_SHUTDOWN: the node is drained".to_owned(),
+            Self::Pending => "on its way".to_owned(),
+            Self::NotByBgp => "the binding is not announced by BGP".to_owned(),
+            Self::Withheld(rule) => format!("withheld by spec.rules[{rule}] of the peer"),
+            Self::Drained => "the node is drained".to_owned(),
+            Self::NoSession(state) => format!("no session: {}", state.name()),
+            Self::NotNegotiated => "the peer does not speak its address family".to_owned(),
+            Self::NoNextHop => "no next hop of its address family: give the session's interface \
+                                an address, or the peer spec.nextHop"
+                .to_owned(),
+        };
+        Some(text)
+    }
+}
+
 pub(super) fn report(settings: &BgpSettings, state: &State, now: SystemTime) -> BgpReport {
     let status = state.speaker.as_ref().map(Speaker::status);
     let drain = state.drain.since().zip(state.drain.withdraw_at());
@@ -149,6 +184,7 @@ pub(super) fn report(settings: &BgpSettings, state: &State, now: SystemTime) -> 
             .unwrap_or_default(),
         drain,
         problem: state.problem.clone(),
+        configured: state.peers.len(),
         refused: state.refused.clone(),
         routes: routes.collect(),
         peers,

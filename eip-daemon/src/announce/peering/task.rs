@@ -14,8 +14,6 @@ use super::{
 };
 use crate::model::Facts;
 
-/// How often to look whether a withdrawal has left, while one is on its way.
-pub(super) const SETTLING: Duration = Duration::from_millis(5);
 /// How often password files are read again: nobody reports that a mounted secret has changed.
 const REREAD: Duration = Duration::from_secs(5);
 
@@ -25,11 +23,15 @@ impl BgpAnnouncer {
     pub async fn run(self, mut facts: watch::Receiver<Facts>, mut stop: watch::Receiver<bool>) {
         let mut has_source = true;
         let mut reread = Instant::now();
+        let mut speaker = None;
         loop {
             if reread <= Instant::now() {
                 let current = facts.borrow_and_update().clone();
                 self.follow(current).await;
                 reread = Instant::now() + REREAD;
+            }
+            if speaker.is_none() {
+                speaker = self.speaker_changes();
             }
             let soon = self.tick(SystemTime::now());
             let next = soon.map_or(reread, |soon| reread.min(Instant::now() + soon));
@@ -40,6 +42,9 @@ impl BgpAnnouncer {
                     reread = Instant::now();
                 }
                 () = self.0.changed.notified() => {}
+                () = changed(&mut speaker) => {
+                    self.0.news.send_replace(());
+                }
                 () = sleep_until(next) => {}
             }
         }
@@ -56,6 +61,16 @@ impl BgpAnnouncer {
         let paths = secrets::paths(&facts);
         let read = task::spawn_blocking(move || Secrets::read(paths)).await;
         self.set_peers(&facts, &read.unwrap_or_default());
+    }
+}
+
+/// Ready when a session has got somewhere; never without a speaker.
+async fn changed(speaker: &mut Option<watch::Receiver<()>>) {
+    let Some(changes) = speaker else {
+        return std::future::pending().await;
+    };
+    if changes.changed().await.is_err() {
+        *speaker = None;
     }
 }
 

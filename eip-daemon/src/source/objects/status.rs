@@ -79,6 +79,9 @@ pub struct Serving {
     /// BGP peers that are told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peers: Option<Vec<String>>,
+    /// Interfaces on whose segments neighbours are told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uplinks: Option<Vec<String>>,
 }
 
 /// One aspect of a binding.

@@ -22,7 +22,7 @@ use eip_lab::{
     wait::{pause, wait_until},
     world::WorldOptions,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Stage, at};
 
@@ -115,6 +115,17 @@ fn peer(daemon: &Daemon) -> Value {
     answer["peers"][0].clone()
 }
 
+/// Status and reason of one aspect of a binding, as `eipctl get` shows it.
+fn condition<'a>(binding: &'a Value, of: &str) -> (&'a str, &'a str) {
+    let all = binding["conditions"].as_array();
+    let condition = all.and_then(|all| all.iter().find(|one| one["type"] == of));
+    let text = |field| condition.and_then(|one| one[field].as_str());
+    (
+        text("status").unwrap_or_default(),
+        text("reason").unwrap_or_default(),
+    )
+}
+
 #[test]
 fn the_client_reaches_an_eip_only_while_the_router_knows_it() {
     let Some(mut site) = Site::raise(&BirdOptions::default(), "", &[]) else {
@@ -127,6 +138,14 @@ fn the_client_reaches_an_eip_only_while_the_router_knows_it() {
     site.stage.daemon.serve(&VM1, eip::VM1.v4).unwrap();
     site.bird.wait_routes(&[VM1_ROUTE]).unwrap();
     site.client_reaches(eip::VM1.v4);
+    let is_told = |daemon: &Daemon| {
+        let binding = daemon.ask(&["get", "203.0.113.11"]).unwrap_or_default();
+        condition(&binding, "Announced") == ("True", "Announced")
+            && condition(&binding, "Ready") == ("True", "Serving")
+            && binding["peers"] == json!(["tor"])
+    };
+    let daemon = &mut site.stage.daemon;
+    daemon.settle("the binding is ready", is_told).unwrap();
     let route = site.daemon().ask(&["bgp", "routes"]).unwrap()["routes"][0].clone();
     assert_eq!(route["binding"], "default/vm1", "{route}");
     assert_eq!(route["peers"][0]["advertised"], true, "{route}");
@@ -299,6 +318,11 @@ fn a_peer_that_goes_away_and_a_wrong_as_can_be_seen() {
         binding.contains("0 of 1 peers have it: tor: no session"),
         "{binding}"
     );
+    let list = site.daemon().ask(&["list"]).unwrap();
+    let binding = &list["bindings"][0];
+    assert_eq!(condition(binding, "Programmed"), ("True", "Programmed"));
+    assert_eq!(condition(binding, "Announced"), ("False", "NobodyTold"));
+    assert_eq!(condition(binding, "Ready"), ("False", "NobodyTold"));
     let Site { bird, stage } = site;
     drop(bird);
     let mut stage = stage;

@@ -3,13 +3,14 @@
 use std::net::Ipv4Addr;
 
 use eip_lab::{
-    daemon::DaemonOptions,
+    daemon::{Daemon, DaemonOptions},
     plan::{VM1, eip, mac_text},
     sniff::{Injector, Way},
     traffic::{self, PATIENCE},
     wait,
     world::{World, WorldOptions},
 };
+use serde_json::{Value, json};
 
 use crate::support::{Stage, at};
 
@@ -77,6 +78,14 @@ fn neighbour(world: &World, eip: Ipv4Addr) -> String {
 fn neighbours_reach_an_elastic_ip_without_a_route() {
     let Some(mut stage) = stage() else { return };
     stage.daemon.serve(&VM1, eip::VM1.v4).unwrap();
+    let is_told = |daemon: &Daemon| {
+        let binding = daemon.ask(&["get", "203.0.113.11"]).unwrap_or_default();
+        let conditions = binding["conditions"].as_array();
+        let is_ready = |one: &Value| one["type"] == "Ready" && one["status"] == "True";
+        conditions.is_some_and(|all| all.iter().any(is_ready))
+            && binding["uplinks"] == json!(["up0"])
+    };
+    stage.daemon.settle("neighbours are told", is_told).unwrap();
     stage.start_servers();
     for from in [&stage.world.router, &stage.world.client] {
         let answer = traffic::udp(from, at(eip::VM1.v4), 100, PATIENCE).unwrap();
@@ -104,7 +113,7 @@ fn an_address_nobody_has_is_not_answered_for() {
         .unwrap();
     asker.send(&arp(1, me, eip::UNASSIGNED.v4)).unwrap();
     asker.send(&arp(1, me, eip::VM1.v4)).unwrap();
-    let counted = |daemon: &eip_lab::daemon::Daemon| {
+    let counted = |daemon: &Daemon| {
         let count = daemon.count("uplink-tc", "neighbour-answered");
         count.is_ok_and(|count| count > before)
     };
@@ -146,7 +155,7 @@ fn binding_and_unbinding_is_told_to_the_neighbours() {
     assert!(known.contains(&mac_text(own)), "{known}");
 
     stage.daemon.documents().remove_binding(VM1.name).unwrap();
-    let is_gone = |daemon: &eip_lab::daemon::Daemon| daemon.binding(VM1.name).is_none();
+    let is_gone = |daemon: &Daemon| daemon.binding(VM1.name).is_none();
     stage.daemon.settle("the binding is gone", is_gone).unwrap();
     stage.world.router_frames().clear();
     let asker = Injector::open(&stage.world.router, "ru0").unwrap();
@@ -161,7 +170,7 @@ fn binding_and_unbinding_is_told_to_the_neighbours() {
 fn another_owner_is_reported_until_it_is_gone() {
     let Some(mut stage) = stage() else { return };
     stage.daemon.serve(&VM1, eip::VM1.v4).unwrap();
-    let contested = |daemon: &eip_lab::daemon::Daemon| {
+    let contested = |daemon: &Daemon| {
         let binding = daemon.binding(&eip::VM1.v4.to_string())?;
         binding["conflict"]["mac"].as_str().map(str::to_owned)
     };
@@ -169,7 +178,7 @@ fn another_owner_is_reported_until_it_is_gone() {
     let thief = Injector::open(&stage.world.router, "ru0").unwrap();
     let claim = arp(2, (THIEF, eip::VM1.v4), eip::VM1.v4);
     thief.send(&claim).unwrap();
-    let is_told = |daemon: &eip_lab::daemon::Daemon| contested(daemon) == Some(mac_text(THIEF));
+    let is_told = |daemon: &Daemon| contested(daemon) == Some(mac_text(THIEF));
     stage
         .daemon
         .settle("the conflict is reported", is_told)

@@ -136,6 +136,8 @@ pub struct ListenerStatus {
 pub(super) struct Board {
     pub(super) peers: Mutex<BTreeMap<PeerName, watch::Receiver<PeerStatus>>>,
     pub(super) listeners: Mutex<Vec<ListenerStatus>>,
+    /// Something on the board has changed.
+    pub(super) changes: watch::Sender<()>,
 }
 
 /// Owns all tasks.
@@ -260,6 +262,7 @@ impl Supervisor {
             self.resolved.subscribe(),
             incoming,
             status,
+            Arc::clone(&self.board),
             self.start_by,
             self.bfd.clone(),
         );
@@ -281,6 +284,7 @@ impl Supervisor {
             let name = name.clone();
             self.peers.remove(&name);
             lock(&self.board.peers).remove(&name);
+            self.board.changes.send_replace(());
         }
     }
 

@@ -7,6 +7,7 @@ use std::{
     future::pending,
     io,
     pin::Pin,
+    sync::Arc,
     time::{Instant, SystemTime},
 };
 
@@ -19,7 +20,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    Exit, Intent, PeerStatus,
+    Board, Exit, Intent, PeerStatus,
     path::Path,
     socket,
     stream::{Arrived, Stream},
@@ -51,6 +52,7 @@ pub(super) struct PeerTask {
     pub(super) intent: watch::Receiver<Intent>,
     incoming: mpsc::Receiver<TcpStream>,
     status: watch::Sender<PeerStatus>,
+    board: Arc<Board>,
     /// Sessions start then even when the table is not complete.
     pub(super) start_by: Instant,
     /// The session is wanted; a strict BFD may still hold it back.
@@ -70,12 +72,14 @@ enum Event {
 }
 
 impl PeerTask {
+    #[expect(clippy::too_many_arguments, reason = "its surroundings, once")]
     pub(super) fn new(
         identity: Identity,
         config: PeerConfig,
         intent: watch::Receiver<Intent>,
         incoming: mpsc::Receiver<TcpStream>,
         status: watch::Sender<PeerStatus>,
+        board: Arc<Board>,
         start_by: Instant,
         bfd: Service,
     ) -> Self {
@@ -93,6 +97,7 @@ impl PeerTask {
             intent,
             incoming,
             status,
+            board,
             start_by,
             is_started: false,
             path: Path::new(bfd),
@@ -367,7 +372,7 @@ impl PeerTask {
     pub(super) fn publish(&self) {
         let snapshot = self.session.snapshot();
         let is_flushed = self.is_flushed();
-        self.status.send_if_modified(|status| {
+        let is_new = self.status.send_if_modified(|status| {
             let before: State = status.session.state;
             let settled_generation = snapshot.settled_generation.filter(|_| is_flushed);
             let session = SessionSnapshot {
@@ -391,6 +396,9 @@ impl PeerTask {
             status.transport_error.clone_from(&self.transport_error);
             true
         });
+        if is_new {
+            self.board.changes.send_replace(());
+        }
     }
 }
 
