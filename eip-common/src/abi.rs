@@ -41,6 +41,8 @@ pub mod map {
     pub const CONFIG: &str = "CONFIG_V1";
     /// Binding slot to [`super::Traffic`], per CPU.
     pub const TRAFFIC: &str = "TRAFFIC_V1";
+    /// Binding slot to [`super::Lease`].
+    pub const LEASES: &str = "LEASES_V1";
     /// [`crate::reason::counter_index`] to a packet count, per CPU.
     pub const REASONS: &str = "REASONS_V1";
     /// [`super::EipReasonKey`] to a packet count, per CPU, least recently used go first.
@@ -53,7 +55,7 @@ pub mod map {
     pub const QUOTA: &str = "QUOTA_V1";
 
     /// Every map, in the order an operator would look at them.
-    pub const ALL: [&str; 18] = [
+    pub const ALL: [&str; 19] = [
         EIP4,
         EIP6,
         VM4,
@@ -67,6 +69,7 @@ pub mod map {
         UPLINKS,
         CONFIG,
         TRAFFIC,
+        LEASES,
         REASONS,
         EIP_REASONS,
         WATCH,
@@ -305,6 +308,22 @@ pub struct Traffic {
     pub out_bytes: u64,
 }
 
+/// How long the programs serve a binding without hearing from the agent: after that, a node whose agent
+/// is frozen, gone or cut off answers for the elastic IP in no way any more. Value of `LEASES`.
+///
+/// A map of its own, and not a field of the binding: it is renewed all the time, for both directions, and
+/// one store of 8 bytes cannot be seen half written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Lease {
+    /// Nanoseconds of `CLOCK_BOOTTIME`, which goes on while the machine sleeps and which nobody can set;
+    /// 0: for ever.
+    pub until: u64,
+}
+
+/// [`Lease::until`] of a slot that has a new owner: nothing is served before the first renewal.
+pub const LEASE_NOT_BEGUN: u64 = 1;
+
 /// Key of `EIP_REASONS`: what happened to the packets of one binding that were not simply carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
@@ -429,6 +448,7 @@ const _: () = {
     size_is::<Uplink>(4 + 6 + 2);
     size_is::<Config>(4 * 4 + 4 + 16);
     size_is::<Traffic>(4 * 8);
+    size_is::<Lease>(8);
     size_is::<EipReasonKey>(4 + 1 + 1 + 2);
     size_is::<Watch>(8 + 8 + 4 * 4);
     size_is::<Sample>(8 + 3 * 4 + 2 + 1 + 1 + SAMPLE_HEAD);

@@ -7,7 +7,8 @@
 use aya::Pod;
 
 use crate::abi::{
-    Binding, Config, EipReasonKey, FlowKey, FragmentKey, Net, Quota, Traffic, Uplink, Vm, Watch,
+    Binding, Config, EipReasonKey, FlowKey, FragmentKey, Lease, Net, Quota, Traffic, Uplink, Vm,
+    Watch,
 };
 
 // SAFETY: integers and byte arrays in repr(C) without padding, sizes asserted in `abi`.
@@ -26,6 +27,8 @@ unsafe impl Pod for Uplink {}
 unsafe impl Pod for Config {}
 // SAFETY: as above.
 unsafe impl Pod for Traffic {}
+// SAFETY: as above.
+unsafe impl Pod for Lease {}
 // SAFETY: as above.
 unsafe impl Pod for EipReasonKey {}
 // SAFETY: as above.

@@ -291,6 +291,12 @@ reasons! {
         "An ARP message, or a neighbour discovery message for an elastic IP, is cut short or breaks a \
          rule of its RFC (hop limit below 255, wrong checksum, bad option length): not answered.",
         "Find the sender; neighbour discovery from beyond the link is an attack.";
+    /// The agent has not renewed the binding for too long.
+    Fenced = 31, "fenced", Drop, true,
+        "The agent of this node has not renewed the elastic IP in time: it may be served by another node \
+         by now, so nothing is translated or answered here.",
+        "Look after the agent: it is stopped or stuck, or, with `--fence-on isolation`, without the API \
+         server. `--fence-after never` prefers serving twice over not at all.";
 }
 
 /// Room for reasons per hook in the counter array: adding a reason does not change the layout.

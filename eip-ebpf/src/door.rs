@@ -35,6 +35,9 @@ fn entered<A: Family>(skb: &Skb<'_>) -> Verdict {
     if binding.port_ifindex != skb.ifindex() {
         return Verdict::of_binding(Reason::WrongPort, binding.slot);
     }
+    if maps::is_fenced(binding.slot) {
+        return Verdict::of_binding(Reason::Fenced, binding.slot);
+    }
     let headers = A::headers(skb);
     let Ok(headers) = &headers else {
         return Verdict::of_binding(Reason::Malformed, binding.slot);
@@ -97,6 +100,10 @@ fn plan_leave<A: Family>(skb: &Skb<'_>, headers: &Headers<A>, vm: &Vm<A>, plan: 
     if net & NET_BYPASS != 0 {
         return reply_inside(skb, headers, vm, plan);
     }
+    if maps::is_fenced(vm.slot) {
+        plan.reason = Reason::Fenced;
+        return;
+    }
     plan.change.source = vm.eip;
     if vm.flags & VM_MANY_EIPS != 0 {
         let _ = flow::reply(skb, headers, &mut plan.change.source);
@@ -137,6 +144,10 @@ fn reply_inside<A: Family>(skb: &Skb<'_>, headers: &Headers<A>, vm: &Vm<A>, plan
     }
     plan.reason = Reason::Bypass;
     if flow::reply(skb, headers, &mut plan.change.source) {
+        if maps::is_fenced(vm.slot) {
+            plan.reason = Reason::Fenced;
+            return;
+        }
         plan.reason = Reason::SentAsFlow;
         leave_as_eip(plan, vm);
     }
@@ -149,6 +160,10 @@ fn hairpin<A: Family>(skb: &Skb<'_>, headers: &Headers<A>, plan: &mut Plan<A>) -
     let Some(binding) = &binding else {
         return false;
     };
+    if maps::is_fenced(binding.slot) {
+        (plan.reason, plan.slot, plan.way) = (Reason::Fenced, binding.slot, Way::Untouched);
+        return true;
+    }
     deliver(skb, headers, NET_EIP, binding, plan);
     true
 }

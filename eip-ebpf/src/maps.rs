@@ -15,15 +15,15 @@ use aya_ebpf::{
 use eip_common::{
     abi::{
         Binding, CONFIG_GATEWAY4, CONFIG_GATEWAY6, Config, DEFAULT_MAX_BINDINGS, DEFAULT_MAX_FLOWS,
-        EipReasonKey, FlowKey, FragmentKey, MAX_EIP_REASONS, MAX_FRAGMENTS, MAX_NETS, MAX_UPLINKS,
-        Net, Quota, SAMPLES_BYTES, Sample, Traffic, Uplink, Vm, Watch,
+        EipReasonKey, FlowKey, FragmentKey, Lease, MAX_EIP_REASONS, MAX_FRAGMENTS, MAX_NETS,
+        MAX_UPLINKS, Net, Quota, SAMPLES_BYTES, Sample, Traffic, Uplink, Vm, Watch,
     },
     addr::{Ipv4Wire, Ipv6Wire, Mac},
     neighbour::is_station,
     reason::{COUNTERS, Hook, Reason, counter_index},
 };
 
-use crate::packet::{NextHop, NextHopAddress};
+use crate::packet::{NextHop, NextHopAddress, boot_time};
 
 const BINDINGS: usize = DEFAULT_MAX_BINDINGS as usize;
 const FLOWS: usize = DEFAULT_MAX_FLOWS as usize;
@@ -56,6 +56,8 @@ static UPLINKS_V1: HashMap<u32, Uplink, { MAX_UPLINKS as usize }> = HashMap::new
 static CONFIG_V1: Array<Config, 1> = Array::new();
 #[btf_map]
 static TRAFFIC_V1: PerCpuArray<Traffic, BINDINGS> = PerCpuArray::new();
+#[btf_map]
+static LEASES_V1: Array<Lease, BINDINGS> = Array::new();
 #[btf_map]
 static REASONS_V1: PerCpuArray<u64, { COUNTERS as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -222,6 +224,16 @@ address_family!(
     eip_common::parse::ipv6_stays_on_link,
     never
 );
+
+/// The agent has not renewed the binding with this slot in time. A lease without end costs no look at
+/// the clock.
+#[inline(always)]
+pub(crate) fn is_fenced(slot: u32) -> bool {
+    match LEASES_V1.get(slot) {
+        Some(Lease { until: 0 }) | None => false,
+        Some(Lease { until }) => boot_time() >= *until,
+    }
+}
 
 /// MTU of an uplink; `None` for an interface that is none.
 #[inline(always)]

@@ -212,6 +212,9 @@ fn answer(skb: &Skb<'_>, owner: Owner, write: impl FnOnce() -> Option<()>) -> Ve
     if owner.flags & BINDING_ANSWER_L2 == 0 {
         return Verdict::of_binding(Reason::NotAnnounced, owner.slot);
     }
+    if maps::is_fenced(owner.slot) {
+        return Verdict::of_binding(Reason::Fenced, owner.slot);
+    }
     match write() {
         Some(()) => Verdict::redirected(Reason::NeighbourAnswered, owner.slot, skb.send_back()),
         None => Verdict::of_binding(Reason::RewriteFailed, owner.slot),

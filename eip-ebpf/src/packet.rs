@@ -87,6 +87,13 @@ pub(crate) fn now() -> u64 {
     unsafe { helpers::generated::bpf_ktime_get_ns() }
 }
 
+/// Nanoseconds of `CLOCK_BOOTTIME`. Kernel 5.8.
+#[inline(always)]
+pub(crate) fn boot_time() -> u64 {
+    // SAFETY: the helper takes nothing and reads a clock.
+    unsafe { helpers::generated::bpf_ktime_get_boot_ns() }
+}
+
 /// Writes a sample of a packet where `place` is, field by field: a copy of it would not fit the stack.
 #[inline(always)]
 pub(crate) fn capture(

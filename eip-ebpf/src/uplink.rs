@@ -65,6 +65,9 @@ fn received<A: Family>(skb: &Skb<'_>) -> Verdict {
     let Some(binding) = &binding else {
         return Verdict::of(Reason::NotEip);
     };
+    if maps::is_fenced(binding.slot) {
+        return Verdict::of_binding(Reason::Fenced, binding.slot);
+    }
     let headers = A::headers(skb);
     let Ok(headers) = &headers else {
         return Verdict::of_binding(Reason::Malformed, binding.slot);
@@ -98,7 +101,7 @@ fn classified<A: Family>(frame: &Frame<'_>) -> Verdict {
     let Some(binding) = &binding else {
         return Verdict::of(Reason::NotEip);
     };
-    if binding.delivery != Delivery::Xdp as u8 {
+    if binding.delivery != Delivery::Xdp as u8 || maps::is_fenced(binding.slot) {
         return Verdict::of_binding(Reason::LeftToTc, binding.slot);
     }
     match &A::plain_headers(view) {

@@ -10,8 +10,8 @@ use aya::{
 use eip_common::{
     abi::{
         ABI_VERSION, BINDING_PRIMARY, BINDING_SHARES_VM, Binding, CONFIG_GATEWAY4, CONFIG_GATEWAY6,
-        Config, Delivery, EipReasonKey, FlowKey, NET_BYPASS, NET_EIP, Net, Quota, Sample, Traffic,
-        Uplink, VM_MANY_EIPS, VM_STACK_LANE, Vm, Watch, map, program,
+        Config, Delivery, EipReasonKey, FlowKey, Lease, NET_BYPASS, NET_EIP, Net, Quota, Sample,
+        Traffic, Uplink, VM_MANY_EIPS, VM_STACK_LANE, Vm, Watch, map, program,
     },
     reason::{Hook, Reason, counter_index},
 };
@@ -143,7 +143,14 @@ impl World {
     #[must_use]
     pub fn with_max_bindings(max: u32) -> Self {
         let mut loader = EbpfLoader::new();
-        for name in [map::EIP4, map::EIP6, map::VM4, map::VM6, map::TRAFFIC] {
+        for name in [
+            map::EIP4,
+            map::EIP6,
+            map::VM4,
+            map::VM6,
+            map::TRAFFIC,
+            map::LEASES,
+        ] {
             loader.map_max_entries(name, max);
         }
         loader
@@ -259,6 +266,13 @@ impl World {
             reserved: [0; 2],
         };
         map.insert(ifindex, uplink, 0).expect("room");
+    }
+
+    /// Lets the lease of a binding end at this time of `CLOCK_BOOTTIME`, in nanoseconds.
+    pub fn lease(&mut self, slot: u32, until: u64) {
+        let map = self.ebpf.map_mut(map::LEASES).expect("map");
+        let mut map: Array<&mut MapData, Lease> = map.try_into().expect("an array");
+        map.set(slot, Lease { until }, 0).expect("a slot");
     }
 
     fn put_config(&mut self, config: Config) {

@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 use aya::Ebpf;
 use eip_bpf_tests::World;
 use eip_common::abi::{
-    Binding, Config, EipReasonKey, FlowKey, FragmentKey, Net, Traffic, Uplink, Vm, map, program,
+    Binding, Config, EipReasonKey, FlowKey, FragmentKey, Lease, Net, Traffic, Uplink, Vm, map,
+    program,
 };
 
 type V4 = [u8; 4];
@@ -58,6 +59,7 @@ fn map_layout_matches_abi_version() {
         (map::UPLINKS, HASH, 4, 12),
         (map::CONFIG, ARRAY, 4, 36),
         (map::TRAFFIC, PERCPU_ARRAY, 4, 32),
+        (map::LEASES, ARRAY, 4, 8),
         (map::REASONS, PERCPU_ARRAY, 4, 8),
         (map::EIP_REASONS, LRU_PERCPU_HASH, 8, 8),
     ];
@@ -89,6 +91,7 @@ fn map_layout_matches_abi_version() {
     assert_eq!(size_of::<Uplink>(), 12);
     assert_eq!(size_of::<Config>(), 36);
     assert_eq!(size_of::<Traffic>(), 32);
+    assert_eq!(size_of::<Lease>(), 8);
     assert_eq!(size_of::<EipReasonKey>(), 8);
 }
 

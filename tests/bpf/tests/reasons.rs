@@ -59,6 +59,7 @@ fn example(reason: Reason) -> Option<(Hook, Delivery, Vec<u8>)> {
         | Reason::RoutedElsewhere
         | Reason::NoRoute
         | Reason::RewriteFailed
+        | Reason::Fenced
         | Reason::NeighbourAnswered
         | Reason::NotAnnounced
         | Reason::AddressClaimed => return None,

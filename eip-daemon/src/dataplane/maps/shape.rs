@@ -125,7 +125,7 @@ pub(crate) fn check_pins(
 fn configured_size(name: &str, options: &DataPlaneOptions) -> Option<u32> {
     match name {
         map::EIP4 | map::EIP6 | map::VM4 | map::VM6 => Some(options.max_bindings),
-        map::TRAFFIC => Some(options.max_bindings.saturating_mul(2)),
+        map::TRAFFIC | map::LEASES => Some(options.max_bindings.saturating_mul(2)),
         map::FLOW4 | map::FLOW6 => Some(options.max_flows),
         _ => None,
     }
