@@ -34,13 +34,14 @@ use crate::{
     http::{self, HttpState, Pulse},
     logging::LogLevel,
     model::Facts,
-    reconcile::Reconciler,
+    reconcile::{Fence, FenceOn, Reconciler},
     source::{
         self,
         dir::DirSource,
         kube::{
             KubeOptions,
             client::{ConnectError, connect},
+            start_heartbeat,
         },
     },
     supervisor::{Supervisor, TaskEnded, termination},
@@ -134,7 +135,7 @@ pub async fn run(
         &options,
         data_plane,
         started,
-        source.facts,
+        (source.facts, source.fence),
     )?;
     if let Some(client) = source.client {
         let announcers = Announcers {
@@ -220,6 +221,8 @@ struct Source {
     facts: watch::Receiver<Facts>,
     /// Where to report what became of the facts.
     client: Option<kube::Client>,
+    /// What the renewal of bindings goes by.
+    fence: Fence,
 }
 
 async fn start_source(
@@ -227,6 +230,8 @@ async fn start_source(
     node: &NodeConfig,
     options: &AgentOptions,
 ) -> Result<Source, AgentError> {
+    let reread = Arc::new(Notify::new());
+    let mut contact = None;
     let (facts, task, client) = match &options.source {
         SourceSpec::Dir(directory) => {
             let (facts, task) = DirSource::start(directory.clone());
@@ -237,13 +242,26 @@ async fn start_source(
             let kube = KubeOptions {
                 node: node.settings.node_name.clone(),
                 snapshot: options.state_dir.join("facts.json"),
+                reread: Arc::clone(&reread),
             };
+            if let (Some(after), FenceOn::Isolation) = (options.fence.after, options.fence.on) {
+                let (sender, heard) = watch::channel(None);
+                contact = Some(heard);
+                let (client, node) = (client.clone(), kube.node.clone());
+                supervisor.start("lease", |stop| {
+                    start_heartbeat(client, node, after, sender, stop)
+                });
+            }
             let (facts, task) = source::kube::start(client.clone(), kube);
             (facts, task, Some(client))
         }
     };
     supervisor.adopt("source", task);
-    Ok(Source { facts, client })
+    Ok(Source {
+        facts,
+        client,
+        fence: Fence::new(options.fence, contact, reread),
+    })
 }
 
 /// The reconciler, and what there is to know about it.
@@ -253,7 +271,7 @@ fn start_core(
     options: &AgentOptions,
     data_plane: KernelDataPlane,
     started: Started,
-    facts: watch::Receiver<Facts>,
+    (facts, fence): (watch::Receiver<Facts>, Fence),
 ) -> Result<Arc<AgentState>, AgentError> {
     let announced = Arc::new(Notify::new());
     let bgp = BgpAnnouncer::new(options.bgp.clone(), Arc::clone(&announced))?;
@@ -279,6 +297,7 @@ fn start_core(
     let announcers: Vec<Box<dyn Announcer>> = vec![Box::new(bgp.clone()), Box::new(l2.clone())];
     let reconciler = reconciler
         .with_resync(options.resync)
+        .with_fence(fence)
         .with_announcers(announcers, announced);
     let telling = l2.clone();
     supervisor.start("layer 2", |stop| async move {

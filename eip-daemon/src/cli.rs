@@ -14,6 +14,7 @@ use crate::{
     ctl::DEFAULT_SOCKET,
     dataplane::{DEFAULT_BPFFS, DEFAULT_ROUTE_TABLE},
     model::{Announce, DeliveryChoice, TcMode, XdpMode},
+    reconcile::FenceOn,
 };
 
 const EXIT_CODES: &str = "\
@@ -304,6 +305,26 @@ pub struct ProcessArgs {
         default_value = "2s"
     )]
     pub resync: String,
+
+    /// How long the kernel serves an elastic IP that nobody renews, because the agent is stopped or stuck:
+    /// `30s`, `5m`, `never`; `auto` is 5m with the API server, and never with a directory
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "EIP_FENCE_AFTER",
+        default_value = "auto"
+    )]
+    pub fence_after: String,
+
+    /// What ends the renewals: an agent that stands still, or also one whose Lease the API server does
+    /// not take any more
+    #[arg(
+        long,
+        value_name = "WHAT",
+        env = "EIP_FENCE_ON",
+        default_value = "stall"
+    )]
+    pub fence_on: FenceOn,
 
     /// Gratuitous ARP or neighbour advertisements for an elastic IP that has come, at growing gaps
     #[arg(

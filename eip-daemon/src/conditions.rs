@@ -106,6 +106,10 @@ fn programmed(item: &BindingReport) -> Option<Aspect> {
         (Outcome::Served { .. }, None, None) => {
             no("NotProgrammed", "the kernel does not have it yet")
         }
+        (Outcome::Served { .. }, Some(_), None) if item.is_fenced => {
+            let why = "the node does not serve what its agent could not renew in time";
+            no("Fenced", why)
+        }
         (Outcome::Served { note, .. }, Some(_), None) => {
             yes("Programmed", note.as_deref().unwrap_or_default())
         }

@@ -22,6 +22,7 @@ use crate::{
     cli::{AgentArgs, ControllerArgs, NodeArgs, ProcessArgs},
     controller::{ControllerOptions, Timing},
     model::{NetworkView, NodeSettings},
+    reconcile::{FenceOn, FencePolicy},
 };
 
 /// What the node itself says, read once at start.
@@ -95,6 +96,8 @@ pub struct AgentOptions {
     pub bgp: BgpSettings,
     /// How often EIPs are told on layer 2.
     pub l2: L2Settings,
+    /// When the kernel stops to serve what this process does not renew.
+    pub fence: FencePolicy,
 }
 
 /// Something allowed that is probably not meant.
@@ -280,7 +283,12 @@ fn options(
     let resync = findings.keep("--resync", value::resync(&args.resync));
     let l2_refresh = findings.keep("--l2-refresh", value::l2_refresh(&args.l2_refresh));
     findings.keep("--log-level", value::log_level(&args.log_level));
+    let fence = source
+        .as_ref()
+        .zip(resync)
+        .and_then(|(source, resync)| fence(args, source, resync, findings));
     Some(AgentOptions {
+        fence: fence?,
         source: source?,
         state_dir: args.state_dir.clone(),
         socket: args.socket.clone(),
@@ -294,6 +302,37 @@ fn options(
             repeat: args.l2_repeat,
             refresh: l2_refresh?,
         },
+    })
+}
+
+/// How long a node may answer for what its agent does not follow any more. Five minutes are as long as
+/// Kubernetes waits before it gives up the pods of a node, and longer than any restart of an agent.
+const FENCE_AFTER: Duration = Duration::from_mins(5);
+
+fn fence(
+    args: &ProcessArgs,
+    source: &SourceSpec,
+    resync: Duration,
+    findings: &mut Findings,
+) -> Option<FencePolicy> {
+    let is_cluster = matches!(source, SourceSpec::Kube(_));
+    let after = match args.fence_after.trim() {
+        "auto" => is_cluster.then_some(FENCE_AFTER),
+        text => findings.keep("--fence-after", value::fence_after(text, resync))?,
+    };
+    if after.is_some() && !is_cluster {
+        let text = "with a directory nobody else moves elastic IPs: leave it out, or write never";
+        findings.refuse("--fence-after", text);
+        return None;
+    }
+    if args.fence_on == FenceOn::Isolation && after.is_none() {
+        let text = "`isolation` needs --source kube and a duration in --fence-after";
+        findings.refuse("--fence-on", text);
+        return None;
+    }
+    Some(FencePolicy {
+        after,
+        on: args.fence_on,
     })
 }
 

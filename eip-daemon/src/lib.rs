@@ -18,6 +18,7 @@ pub mod announce;
 pub mod check;
 pub mod cleanup;
 pub mod cli;
+pub mod clock;
 pub mod conditions;
 pub mod config;
 pub mod controller;

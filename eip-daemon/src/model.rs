@@ -244,6 +244,10 @@ pub struct Facts {
     pub refused: Vec<RefusedDocument>,
     /// The first full reading is done. Nothing is removed before that.
     pub complete: bool,
+    /// When the reading that made them complete began, in nanoseconds of `CLOCK_BOOTTIME`: what had
+    /// moved away by then is not in them. `None` where nobody else moves anything.
+    #[serde(skip)]
+    pub read_at: Option<u64>,
 }
 
 /// What flags, environment and discovery at start say about this node. Fixed for the process.
@@ -584,6 +588,8 @@ pub struct Observed {
     pub bindings: BTreeMap<IpAddr, (BindingState, u32)>,
     /// VM map with the counter slot of each.
     pub vms: BTreeMap<IpAddr, (VmState, u32)>,
+    /// Until when each slot of a binding is served: nanoseconds of `CLOCK_BOOTTIME`, 0 for ever.
+    pub leases: BTreeMap<u32, u64>,
     /// Prefix maps.
     pub nets: BTreeMap<IpNet, NetState>,
     /// Config map; `None` when never written or of another ABI version.
@@ -600,6 +606,17 @@ pub struct Observed {
     pub rules: BTreeSet<PolicyRule>,
     /// Defaults in our table.
     pub table_defaults: BTreeSet<TableDefault>,
+}
+
+impl Observed {
+    /// The programs do not serve the EIP any more (or not yet): its lease has ended. Without a binding
+    /// there is nothing to fence.
+    #[must_use]
+    pub fn is_fenced(&self, eip: &IpAddr, now: u64) -> bool {
+        let until = |(_, slot): &(BindingState, u32)| self.leases.get(slot).copied();
+        let until = self.bindings.get(eip).and_then(until).unwrap_or(0);
+        until != 0 && until <= now
+    }
 }
 
 /// What became of a binding object on this node.

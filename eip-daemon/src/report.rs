@@ -24,6 +24,8 @@ pub struct BindingReport {
     pub slot: Option<u32>,
     /// The error that keeps the kernel from having it.
     pub error: Option<String>,
+    /// The kernel has it and does not serve it: its lease has ended.
+    pub is_fenced: bool,
 }
 
 /// A change that does not work at the moment. It is retried; the others go on.

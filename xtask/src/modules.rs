@@ -17,9 +17,10 @@ pub(crate) struct Args {}
 /// edge (flags, sockets, supervision) and may import any of these.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
-    ("source", &["model"]),
+    ("clock", &[]),
+    ("source", &["model", "clock"]),
     ("desired", &["model"]),
-    ("dataplane", &["model"]),
+    ("dataplane", &["model", "clock"]),
     ("announce", &["model"]),
     ("report", &["model"]),
     (

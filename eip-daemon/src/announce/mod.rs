@@ -29,14 +29,19 @@ pub trait Announcer: Send {
     fn lingering(&self, leaving: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr>;
 }
 
-/// What shall be announced now: what is wanted and in the kernel. An EIP that changes from one VM
-/// to another on this node is there all the time.
+/// What shall be announced now: what is wanted, in the kernel and not fenced at that time. An EIP that
+/// changes from one VM to another on this node is there all the time.
 #[must_use]
-pub fn wanted(desired: &Desired, observed: &Observed, is_complete: bool) -> Announcements {
+pub fn wanted(
+    desired: &Desired,
+    observed: &Observed,
+    is_complete: bool,
+    now: u64,
+) -> Announcements {
     let programmed: BTreeSet<IpAddr> = observed.bindings.keys().copied().collect();
     let announcements = desired.announcements.iter();
     let wanted = announcements
-        .filter(|(eip, _)| programmed.contains(eip))
+        .filter(|(eip, _)| programmed.contains(eip) && !observed.is_fenced(eip, now))
         .map(|(eip, announcement)| (*eip, announcement.clone()))
         .collect();
     Announcements {

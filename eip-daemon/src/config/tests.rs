@@ -1,4 +1,4 @@
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use clap::Parser as _;
 
@@ -392,4 +392,49 @@ fn half_a_listener_is_none() {
     ];
     let said = resolve(&node(), &flags).unwrap_err().to_string();
     assert!(said.starts_with("--grpc-listen: bindings are"), "{said}");
+}
+
+#[test]
+fn a_node_falls_silent_after_five_minutes_in_a_cluster_and_never_with_a_directory() {
+    let with = |source: &str, more: &[&str]| {
+        let source = format!("--source={source}");
+        let flags: Vec<&str> = [source.as_str()]
+            .into_iter()
+            .chain(more.iter().copied())
+            .collect();
+        resolve(&node(), &flags).map(|(_, options)| options.fence)
+    };
+    let after = |source, more: &[&str]| with(source, more).unwrap().after;
+    assert_eq!(after("kube", &[]), Some(Duration::from_mins(5)));
+    assert_eq!(after("dir:/d", &[]), None);
+    assert_eq!(after("kube", &["--fence-after=never"]), None);
+    assert_eq!(
+        after("kube", &["--fence-after=30s", "--fence-on=isolation"]),
+        Some(Duration::from_secs(30))
+    );
+    for (source, more, expected) in [
+        (
+            "dir:/d",
+            &["--fence-after=30s"][..],
+            "--fence-after: with a directory nobody else",
+        ),
+        (
+            "kube",
+            &["--fence-after=soon"],
+            "--fence-after: \"soon\" does not work",
+        ),
+        (
+            "kube",
+            &["--fence-after=3s", "--resync=2s"],
+            "is less than three times --resync",
+        ),
+        (
+            "kube",
+            &["--fence-after=never", "--fence-on=isolation"],
+            "--fence-on: `isolation` needs",
+        ),
+    ] {
+        let error = with(source, more).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }

@@ -191,6 +191,22 @@ pub(super) fn l2_refresh(text: &str) -> Result<Option<Duration>, String> {
         .ok_or_else(|| format!("{text:?} does not work: {RIGHT}"))
 }
 
+/// The agent looks at leases every `resync`: three looks have to fit into one.
+pub(super) fn fence_after(text: &str, resync: Duration) -> Result<Option<Duration>, String> {
+    const RIGHT: &str = "write a duration from 3s to 24h, such as 30s or 5m, never or auto";
+    if text == "never" {
+        return Ok(None);
+    }
+    let limits = Duration::from_secs(3)..=Duration::from_hours(24);
+    let after = duration(text)
+        .filter(|after| limits.contains(after))
+        .ok_or_else(|| format!("{text:?} does not work: {RIGHT}"))?;
+    if after < resync * 3 {
+        return Err(format!("{text:?} is less than three times --resync"));
+    }
+    Ok(Some(after))
+}
+
 /// `500ms`, `10s`, `2m`, `1h`; a whole number and one unit.
 fn duration(text: &str) -> Option<Duration> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit())?;

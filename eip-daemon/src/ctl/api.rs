@@ -24,6 +24,8 @@ use crate::model::{Announce, DeliveryChoice, Lane};
 pub enum BindingPhase {
     /// In the kernel, as wanted.
     Programmed,
+    /// In the kernel, which does not serve it: the agent did not renew it in time.
+    Fenced,
     /// Wanted, and about to be programmed.
     Pending,
     /// Wanted, but the kernel refuses it at the moment; it is tried again.
@@ -38,8 +40,9 @@ pub enum BindingPhase {
 
 impl BindingPhase {
     /// Every phase, the good ones first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Programmed,
+        Self::Fenced,
         Self::Pending,
         Self::Failing,
         Self::Waiting,
@@ -52,6 +55,7 @@ impl BindingPhase {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Programmed => "programmed",
+            Self::Fenced => "fenced",
             Self::Pending => "pending",
             Self::Failing => "failing",
             Self::Waiting => "waiting",

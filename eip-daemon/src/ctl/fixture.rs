@@ -67,6 +67,7 @@ fn fact(object: &str, eip: &str, vm: &str) -> BindingFact {
 fn binding(object: &str, eip: &str, vm: &str, outcome: Outcome) -> BindingReport {
     let fact = fact(object, eip, vm);
     BindingReport {
+        is_fenced: false,
         fact,
         outcome,
         programmed: None,
@@ -259,6 +260,7 @@ pub(crate) fn facts() -> Facts {
         vms: vec![vm],
         refused: report().refused,
         complete: true,
+        read_at: None,
     }
 }
 

@@ -28,6 +28,7 @@ pub fn phase(report: &Report, binding: &BindingReport) -> BindingPhase {
         Outcome::Waiting { .. } => BindingPhase::Waiting,
         Outcome::Refused { .. } => BindingPhase::Refused,
         Outcome::Served { .. } if binding.error.is_some() => BindingPhase::Failing,
+        Outcome::Served { .. } if binding.is_fenced => BindingPhase::Fenced,
         Outcome::Served { .. } => {
             let wanted = report.desired.bindings.get(&binding.fact.eip);
             let is_there = |state: &BindingState| wanted.is_none_or(|wanted| wanted == state);

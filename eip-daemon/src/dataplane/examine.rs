@@ -29,7 +29,10 @@ use super::{
     trace::{KernelTracer, TraceError, Tracer},
     view::{self, Memory},
 };
-use crate::model::{NetworkView, Observed, RouteTo};
+use crate::{
+    clock,
+    model::{NetworkView, Observed, RouteTo},
+};
 
 /// How long a VM has to answer, in steps of [`ANSWER_STEP`].
 const ANSWER_STEPS: u32 = 6;
@@ -86,6 +89,8 @@ pub struct Sighting {
     pub running: BTreeSet<u32>,
     /// Everything of ours but attachments, read back.
     pub kernel: Observed,
+    /// When, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub boot_time: u64,
     /// The interfaces in the uplink map.
     pub uplink_map: BTreeSet<u32>,
     /// Programs of ours that run.
@@ -146,6 +151,7 @@ impl KernelExaminer {
                 .map(|found| found.link.ifindex)
                 .collect(),
             kernel,
+            boot_time: clock::boot_time(),
             uplink_map: maps.uplinks()?.into_keys().collect(),
             tc: tc_programs(&client, &interfaces, &attachments, &view).await?,
             attachments,

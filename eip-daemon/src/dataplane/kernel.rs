@@ -26,7 +26,10 @@ use super::{
     samples::{KernelSampler, Sampler},
     view::{self, Memory},
 };
-use crate::model::{Action, NetworkView, Observed, UplinkState};
+use crate::{
+    clock,
+    model::{Action, NetworkView, Observed, UplinkState},
+};
 
 /// Programs, maps, links, routes and rules of one node.
 ///
@@ -305,6 +308,14 @@ impl DataPlane for KernelDataPlane {
                 Ok(routes::remove_table_default(&self.client, default).await?)
             }
         }
+    }
+
+    fn boot_time(&self) -> u64 {
+        clock::boot_time()
+    }
+
+    fn renew(&mut self, slot: u32, until: u64) -> Result<(), DataPlaneError> {
+        self.maps.renew(slot, until)
     }
 }
 

@@ -93,6 +93,15 @@ pub trait DataPlane: Send {
     /// Makes one change.
     fn apply(&mut self, action: &Action)
     -> impl Future<Output = Result<(), DataPlaneError>> + Send;
+
+    /// Now, in nanoseconds of `CLOCK_BOOTTIME`.
+    fn boot_time(&self) -> u64;
+
+    /// Lets the programs serve the binding with this slot until then; 0: for ever.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    fn renew(&mut self, slot: u32, until: u64) -> Result<(), DataPlaneError>;
 }
 
 /// A counter of one reason at one hook, summed over CPUs.

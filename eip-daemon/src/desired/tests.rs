@@ -156,6 +156,7 @@ fn facts(bindings: Vec<BindingFact>) -> Facts {
         vms: vms(),
         refused: Vec::new(),
         complete: true,
+        read_at: None,
     }
 }
 

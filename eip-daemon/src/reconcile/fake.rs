@@ -7,6 +7,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use eip_common::abi::LEASE_NOT_BEGUN;
+
 use crate::{
     announce::Announcer,
     dataplane::{DataPlane, DataPlaneError},
@@ -200,6 +202,10 @@ pub(super) struct World {
     pub(super) fails: Option<Fault>,
     /// Nothing can be read.
     pub(super) is_blind: bool,
+    /// `CLOCK_BOOTTIME`.
+    pub(super) boot_time: u64,
+    /// What was written of the lease map: slots that nobody holds keep theirs.
+    pub(super) leases: BTreeMap<u32, u64>,
     /// What was done, failed tries left out.
     pub(super) applied: Vec<Action>,
     /// Violations that an action brought about.
@@ -236,7 +242,11 @@ impl DataPlane for FakeKernel {
         if world.is_blind {
             Err(UNREADABLE)
         } else {
-            Ok(world.observed.clone())
+            let mut observed = world.observed.clone();
+            let slots = observed.bindings.values().map(|(_, slot)| *slot);
+            let lease = |slot| (slot, world.leases.get(&slot).copied().unwrap_or(0));
+            observed.leases = slots.map(lease).collect();
+            Ok(observed)
         }
     }
 
@@ -247,10 +257,19 @@ impl DataPlane for FakeKernel {
             fails,
             applied,
             introduced,
+            leases,
             ..
         } = &mut *world;
         if fails.as_mut().is_some_and(|fails| fails(action)) {
             return Err(UNREADABLE);
+        }
+        if let Action::PutBinding {
+            slot,
+            is_new_slot: true,
+            ..
+        } = action
+        {
+            leases.insert(*slot, LEASE_NOT_BEGUN);
         }
         let before = violations(observed);
         apply(observed, action);
@@ -259,6 +278,15 @@ impl DataPlane for FakeKernel {
             introduced.insert(applied.len(), new);
         }
         applied.push(action.clone());
+        Ok(())
+    }
+
+    fn boot_time(&self) -> u64 {
+        self.world().boot_time
+    }
+
+    fn renew(&mut self, slot: u32, until: u64) -> Result<(), DataPlaneError> {
+        self.world().leases.insert(slot, until);
         Ok(())
     }
 }

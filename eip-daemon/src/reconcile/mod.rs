@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod depend;
+mod fence;
 mod hold;
 mod memory;
 mod narrate;
@@ -41,9 +42,11 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
+pub use fence::{FenceOn, FencePolicy};
 pub use plan::{Removal, plan};
 
 use depend::Broken;
+use fence::{Moment, Renewal, renewal};
 use hold::{Farewells, keep};
 use memory::Memory;
 use narrate::{Cause, Line};
@@ -74,6 +77,53 @@ pub struct Reconciler<D> {
     has_settled: bool,
     /// What was desired when the kernel was last found, or made, to be just that.
     last_clean: Option<Arc<Desired>>,
+    fence: Fence,
+}
+
+/// What the renewal of leases goes by.
+#[derive(Debug, Default)]
+pub struct Fence {
+    /// How long, and on what.
+    pub policy: FencePolicy,
+    /// When the API server last took this node's Lease, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub contact: Option<watch::Receiver<Option<u64>>>,
+    /// Asks the source to read everything again.
+    pub reread: Arc<Notify>,
+    /// When leases were last looked at.
+    looked: u64,
+    /// See [`Moment::stalled`].
+    stalled: u64,
+}
+
+impl Fence {
+    /// Renews by this policy; `reread` asks the source to read everything again.
+    #[must_use]
+    pub fn new(
+        policy: FencePolicy,
+        contact: Option<watch::Receiver<Option<u64>>>,
+        reread: Arc<Notify>,
+    ) -> Self {
+        Self {
+            policy,
+            contact,
+            reread,
+            ..Self::default()
+        }
+    }
+
+    fn moment(&mut self, now: u64, read_at: Option<u64>) -> Moment {
+        let patience = self.policy.after.map_or(u64::MAX, fence::nanos);
+        if self.looked != 0 && now.saturating_sub(self.looked) > patience {
+            self.stalled = now;
+        }
+        self.looked = now;
+        Moment {
+            now,
+            read_at,
+            contact: self.contact.as_ref().and_then(|contact| *contact.borrow()),
+            stalled: self.stalled,
+        }
+    }
 }
 
 /// What one look at the world gave.
@@ -110,6 +160,7 @@ impl<D: DataPlane> Reconciler<D> {
             farewells: Farewells::default(),
             has_settled: false,
             last_clean: None,
+            fence: Fence::default(),
         };
         (reconciler, reports)
     }
@@ -123,6 +174,13 @@ impl<D: DataPlane> Reconciler<D> {
         announced: Arc<Notify>,
     ) -> Self {
         (self.announcers, self.announced) = (announcers, announced);
+        self
+    }
+
+    /// Renews leases by these rules; without them bindings are served for ever.
+    #[must_use]
+    pub fn with_fence(mut self, fence: Fence) -> Self {
+        self.fence = fence;
         self
     }
 
@@ -179,10 +237,19 @@ impl<D: DataPlane> Reconciler<D> {
             Err(error) => {
                 report.round_error = Some(narrate::chain(&error));
                 keep_what_was_known(&mut report, &before);
+                // What cannot be read now is still this process's to answer for.
+                let mut known = Observed::clone(&report.observed);
+                self.renew(&mut known);
+                report.observed = Arc::new(known);
             }
         }
         report.failing = summary::failing(&self.failures, &report.view);
-        report.bindings = summary::bindings(&self.current, &report, &self.failures);
+        report.bindings = summary::bindings(
+            &self.current,
+            &report,
+            &self.failures,
+            self.data_plane.boot_time(),
+        );
         report.last_round = started.elapsed();
         report.durations = before.durations.and(report.last_round);
         tell_round(&before, &report);
@@ -226,6 +293,7 @@ impl<D: DataPlane> Reconciler<D> {
             && (actions.is_empty() || plan(&kept, &observed, Removal::Allowed).is_empty())
             && held.is_empty();
         self.has_settled |= removal == Removal::Allowed;
+        self.renew(&mut observed);
         self.announce(&desired, &observed);
         report.observed = Arc::new(observed);
         report.in_sync = is_clean;
@@ -258,11 +326,32 @@ impl<D: DataPlane> Reconciler<D> {
         })
     }
 
+    /// Renews the leases that are due. A lease that ended needs facts from after its end.
+    fn renew(&mut self, observed: &mut Observed) {
+        let now = self.data_plane.boot_time();
+        let moment = self.fence.moment(now, self.current.read_at);
+        let mut needs_facts = false;
+        for (slot, until) in &mut observed.leases {
+            match renewal(self.fence.policy, &moment, *until) {
+                Renewal::Keep => {}
+                Renewal::NeedsFacts => needs_facts = true,
+                Renewal::Until(end) => match self.data_plane.renew(*slot, end) {
+                    Ok(()) => *until = end,
+                    Err(error) => warn!(slot, error = narrate::chain(&error), "renew a binding"),
+                },
+            }
+        }
+        if needs_facts {
+            self.fence.reread.notify_one();
+        }
+    }
+
     fn announce(&mut self, desired: &Desired, observed: &Observed) {
         if self.announcers.is_empty() {
             return;
         }
-        let wanted = announce::wanted(desired, observed, self.has_settled);
+        let now = self.data_plane.boot_time();
+        let wanted = announce::wanted(desired, observed, self.has_settled, now);
         for announcer in &mut self.announcers {
             announcer.announce(&wanted);
         }

@@ -29,12 +29,17 @@ pub(super) fn failing(failures: &Failures, view: &NetworkView) -> Vec<FailingAct
 }
 
 /// Every binding with what became of it.
-pub(super) fn bindings(facts: &Facts, report: &Report, failures: &Failures) -> Vec<BindingReport> {
+pub(super) fn bindings(
+    facts: &Facts,
+    report: &Report,
+    failures: &Failures,
+    now: u64,
+) -> Vec<BindingReport> {
     let errors = errors(failures, &report.desired);
     facts
         .bindings
         .iter()
-        .map(|fact| binding(fact, report, &errors))
+        .map(|fact| binding(fact, report, &errors, now))
         .collect()
 }
 
@@ -42,6 +47,7 @@ fn binding(
     fact: &BindingFact,
     report: &Report,
     errors: &BTreeMap<IpAddr, String>,
+    now: u64,
 ) -> BindingReport {
     let outcome = report
         .desired
@@ -62,6 +68,7 @@ fn binding(
         error: vm.and_then(|_| errors.get(&fact.eip).cloned()),
         programmed: programmed.map(|(state, _)| state.clone()),
         slot: programmed.map(|(_, slot)| *slot),
+        is_fenced: programmed.is_some() && report.observed.is_fenced(&fact.eip, now),
         fact: fact.clone(),
         outcome,
     }

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod farewells;
+mod leases;
 mod properties;
 mod rounds;
 
@@ -185,6 +186,7 @@ pub(super) fn facts(bindings: Vec<BindingFact>, vms: Vec<VmFact>) -> Facts {
         vms,
         refused: Vec::new(),
         complete: true,
+        read_at: None,
     }
 }
 

@@ -175,6 +175,7 @@ fn round(facts: &Facts, rounds: u64) -> Report {
             programmed: state.filter(|_| is_served),
             slot: is_served.then_some(0),
             error: None,
+            is_fenced: false,
         }
     });
     Report {

@@ -77,6 +77,8 @@ pub struct Cluster {
     prefix: String,
     binaries: Binaries,
     dir: Home,
+    /// Flags of the agents beside those they all have.
+    pub agent_flags: Vec<&'static str>,
 }
 
 /// A directory with mounts in it.
@@ -151,6 +153,7 @@ impl Cluster {
             prefix,
             binaries: Binaries::find()?,
             dir,
+            agent_flags: Vec::new(),
         };
         cluster.install()?;
         Ok(cluster)
@@ -253,7 +256,8 @@ impl Cluster {
                     "--http=127.0.0.1:9469",
                     "--resync=1s",
                     "--log-level=debug",
-                ]),
+                ])
+                .args(&self.agent_flags),
             &node.dir,
         )?;
         node.agent = Some(process);

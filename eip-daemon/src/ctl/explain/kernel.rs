@@ -59,6 +59,19 @@ fn maps(case: &Case<'_>, wanted: &BindingState) -> ChainLink {
     if kernel.gateway.as_ref() != Some(&desired.gateway) {
         wrong.push("the config map has another gateway than wanted".to_owned());
     }
+    if wrong.is_empty() && kernel.is_fenced(&eip, case.now.boot_time) {
+        let ended = kernel
+            .bindings
+            .get(&eip)
+            .and_then(|(_, slot)| kernel.leases.get(slot));
+        let ago = case.now.boot_time.saturating_sub(*ended.unwrap_or(&0)) / 1_000_000_000;
+        return bad(
+            MAPS,
+            format!("the agent did not renew {eip} in time: it is fenced since {ago} s"),
+            "the agent begins anew with what it reads from the API server; see its log for what keeps \
+             it from that (`--fence-after`, `--fence-on`)",
+        );
+    }
     if wrong.is_empty() {
         return ok(
             MAPS,

@@ -22,7 +22,7 @@ use aya::{
 };
 pub(super) use counters::KernelCounters;
 use eip_common::{
-    abi::{BY_PORT, Config, EipReasonKey, Traffic, Uplink, map},
+    abi::{BY_PORT, Config, EipReasonKey, LEASE_NOT_BEGUN, Lease, Traffic, Uplink, map},
     addr::{Ipv4Wire, Ipv6Wire},
     reason::{Hook, Reason},
 };
@@ -39,6 +39,7 @@ pub(crate) struct Maps {
     uplinks: HashMap<MapData, u32, Uplink>,
     config: Array<MapData, Config>,
     traffic: PerCpuArray<MapData, Traffic>,
+    leases: Array<MapData, Lease>,
     reasons: PerCpuHashMap<MapData, EipReasonKey, u64>,
 }
 
@@ -51,6 +52,7 @@ impl Maps {
             uplinks: open(directory, map::UPLINKS)?,
             config: open(directory, map::CONFIG)?,
             traffic: open(directory, map::TRAFFIC)?,
+            leases: open(directory, map::LEASES)?,
             reasons: open(directory, map::EIP_REASONS)?,
         })
     }
@@ -64,7 +66,22 @@ impl Maps {
             .get(&0, 0)
             .map_err(|source| failed(map::CONFIG, source))?;
         observed.gateway = convert::gateway(&config);
+        for (_, slot) in observed.bindings.values() {
+            let lease = match self.leases.get(slot, 0) {
+                Ok(lease) => lease,
+                // Somebody wrote a slot that nobody has.
+                Err(MapError::OutOfBounds { .. }) => continue,
+                Err(source) => return Err(failed(map::LEASES, source)),
+            };
+            observed.leases.insert(*slot, lease.until);
+        }
         Ok(())
+    }
+
+    /// Lets a binding be served until then.
+    pub(crate) fn renew(&mut self, slot: u32, until: u64) -> Result<(), DataPlaneError> {
+        let written = self.leases.set(slot, Lease { until }, 0);
+        written.map_err(|source| failed(map::LEASES, source))
     }
 
     /// How full the maps are that can fill up.
@@ -162,7 +179,8 @@ impl Maps {
         }
     }
 
-    /// Starts the counters of a slot at zero: it had another owner, or an earlier life.
+    /// Starts the counters of a slot at zero, and lets it be served by nobody before it is renewed: it had
+    /// another owner, or an earlier life.
     pub(crate) fn clear_slot(&mut self, slot: u32) -> Result<(), DataPlaneError> {
         let zeroes = zeroes().map_err(|source| failed(map::TRAFFIC, source))?;
         self.traffic
@@ -171,6 +189,7 @@ impl Maps {
                 MapError::OutOfBounds { .. } => DataPlaneError::MapFull { map: map::TRAFFIC },
                 source => failed(map::TRAFFIC, source),
             })?;
+        self.renew(slot, LEASE_NOT_BEGUN)?;
         self.clear_reasons(slot)
     }
 

@@ -105,6 +105,12 @@ impl Collection {
         self.listed.len() == Stream::ALL.len()
     }
 
+    /// Every kind is listed again. What is known stays until its new list has ended.
+    pub(super) fn read_again(&mut self) {
+        self.listed.clear();
+        self.listing.clear();
+    }
+
     pub(super) fn take(&mut self, stream: Stream, change: Event<DynamicObject>, now: Instant) {
         match change {
             Event::Init => {

@@ -11,14 +11,24 @@
 
 pub mod client;
 mod collect;
+mod heartbeat;
 mod snapshot;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use futures::{StreamExt as _, stream::select_all};
-use kube::Client;
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
-use tracing::{debug, warn};
+use futures::{
+    StreamExt as _,
+    stream::{BoxStream, ReadyChunks, SelectAll, select_all},
+};
+use kube::{Client, core::DynamicObject, runtime::watcher::Event};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+use tracing::{debug, info, warn};
+
+pub use heartbeat::start as start_heartbeat;
 
 use self::{
     client::{Changes, follow, resource},
@@ -28,7 +38,7 @@ use super::objects::{
     BINDING_API, BINDING_KIND, NODE_API, NODE_KIND, PEER_API, PEER_KIND, SERVICE_CIDR_APIS,
     SERVICE_CIDR_KIND,
 };
-use crate::model::Facts;
+use crate::{clock::boot_time, model::Facts};
 
 /// Label with the node that is to serve a binding.
 pub const NODE_LABEL: &str = "virteip.github.com/node";
@@ -41,12 +51,14 @@ const BATCH: usize = 1024;
 const SAVE_AFTER: Duration = Duration::from_millis(500);
 
 /// What the source needs to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct KubeOptions {
     /// Name of this node in the cluster.
     pub node: String,
     /// Where the last facts are kept.
     pub snapshot: PathBuf,
+    /// Asks for everything to be read again: what is known may have been slept through.
+    pub reread: Arc<Notify>,
 }
 
 /// Starts to follow the API server. The task ends when every receiver is gone; aborting it is safe.
@@ -65,11 +77,8 @@ pub fn start(client: Client, options: KubeOptions) -> (watch::Receiver<Facts>, J
 
 async fn run(client: Client, options: KubeOptions, sender: watch::Sender<Facts>) {
     let mut collection = Collection::new(options.node.clone());
-    let all = Stream::ALL.map(|stream| {
-        let changes = changes(&client, stream, &options.node);
-        changes.map(move |change| (stream, change)).boxed()
-    });
-    let mut changes = select_all(all).ready_chunks(BATCH);
+    let mut began = boot_time();
+    let mut changes = all_changes(&client, &options.node);
     let mut save_at: Option<Instant> = None;
     loop {
         let settle_at = collection.next_time().map(Instant::from_std);
@@ -84,8 +93,22 @@ async fn run(client: Client, options: KubeOptions, sender: watch::Sender<Facts>)
                 }
             }
             () = tokio::time::sleep_until(wake) => collection.settle(Instant::now().into_std()),
+            // A reading that is under way already is new enough, or will be asked for again.
+            () = options.reread.notified(), if collection.is_complete() => {
+                info!("reading everything again");
+                began = boot_time();
+                changes = all_changes(&client, &options.node);
+                collection.read_again();
+            }
         }
-        if collection.is_complete() && publish(&sender, collection.facts()) {
+        if !collection.is_complete() {
+            continue;
+        }
+        let facts = Facts {
+            read_at: Some(began),
+            ..collection.facts()
+        };
+        if publish(&sender, facts) {
             save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
         }
         if save_at.is_some_and(|time| time <= Instant::now()) {
@@ -93,6 +116,16 @@ async fn run(client: Client, options: KubeOptions, sender: watch::Sender<Facts>)
             save(&options, &sender.borrow().clone());
         }
     }
+}
+
+type Batches = ReadyChunks<SelectAll<BoxStream<'static, (Stream, Event<DynamicObject>)>>>;
+
+fn all_changes(client: &Client, node: &str) -> Batches {
+    let all = Stream::ALL.map(|stream| {
+        let changes = changes(client, stream, node);
+        changes.map(move |change| (stream, change)).boxed()
+    });
+    select_all(all).ready_chunks(BATCH)
 }
 
 fn changes(client: &Client, stream: Stream, node: &str) -> Changes {

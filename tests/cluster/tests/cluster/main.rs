@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bind;
+mod fencing;
 mod outage;
 mod vm_life;
 
@@ -20,6 +21,14 @@ const ON_N2: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 12);
 /// A cluster with everything running; `None`, said aloud, where it cannot be had.
 fn cluster() -> Option<Cluster> {
     let mut cluster = raised()?;
+    cluster.start_all().unwrap();
+    Some(cluster)
+}
+
+/// A cluster with everything running, its agents with more flags.
+fn cluster_with(flags: &[&'static str]) -> Option<Cluster> {
+    let mut cluster = raised()?;
+    cluster.agent_flags = flags.to_vec();
     cluster.start_all().unwrap();
     Some(cluster)
 }

@@ -1,0 +1,180 @@
+//! A node whose agent is frozen, gone or cut off does not answer for what may have moved.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use eip_cluster_tests::{
+    kubevirt,
+    world::{Cluster, PATIENCE, Pod},
+};
+use eip_lab::{echo::Echo, traffic, wait};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::{EIP, ON_N1, ON_N2, cluster_with};
+
+/// How long the kernel serves what nobody renews.
+const LEASE: Duration = Duration::from_secs(5);
+const AFTER: &str = "--fence-after=5s";
+
+/// A VM on the first node that is served, and a pod of it on the second one. The guest goes on answering
+/// on the first node whatever the objects say, as one does behind a broken connection.
+struct Split {
+    cluster: Cluster,
+    uid: String,
+    target: Pod,
+    _source: Pod,
+    _echoes: [Echo; 2],
+}
+
+fn split(flags: &[&'static str]) -> Option<Split> {
+    let cluster = cluster_with(flags)?;
+    let source = cluster.plug("from", 0, ON_N1).unwrap();
+    let target = cluster.plug("to", 1, ON_N2).unwrap();
+    let echoes = [
+        Echo::start(&source.ns, ON_N1, 7000).unwrap(),
+        Echo::start(&target.ns, ON_N2, 7000).unwrap(),
+    ];
+    let uid = cluster.run_vm("vm1", &source).unwrap();
+    cluster
+        .control
+        .apply(&kubevirt::binding("b", EIP, "vm1"))
+        .unwrap();
+    cluster.wait_reason("b", "Serving").unwrap();
+    cluster.route(EIP, 0).unwrap();
+    Some(Split {
+        cluster,
+        uid,
+        target,
+        _source: source,
+        _echoes: echoes,
+    })
+}
+
+impl Split {
+    /// The pod that answers what is sent to the elastic IP by the way of a node.
+    fn answer_by(&self, node: usize) -> Option<Ipv4Addr> {
+        self.cluster.route(EIP, node).unwrap();
+        let to = (EIP, 7000).into();
+        let answer = traffic::udp(&self.cluster.client, to, 64, Duration::from_millis(300)).ok()?;
+        match answer.server_was.ip() {
+            std::net::IpAddr::V4(pod) => Some(pod),
+            std::net::IpAddr::V6(pod) => panic!("{pod}"),
+        }
+    }
+
+    fn wait_answer_by(&self, node: usize, expected: Option<Ipv4Addr>) {
+        let mut last = None;
+        let what = format!("{expected:?} answers by node {node}");
+        // Nobody answers only if nobody does again and again.
+        let tries = if expected.is_none() { 4 } else { 1 };
+        wait::wait_until(PATIENCE, &what, || {
+            (0..tries).all(|_| {
+                last = self.answer_by(node);
+                last == expected
+            })
+        })
+        .unwrap_or_else(|error| panic!("{error:#}; it was {last:?}"));
+    }
+
+    fn move_vm(&self) {
+        let cluster = &self.cluster;
+        cluster.write_pod("vm1", &self.uid, &self.target).unwrap();
+        cluster
+            .patch_vm(
+                "vm1",
+                &json!({
+                    "metadata": {"labels": {"kubevirt.io/nodeName": "n2"}},
+                    "status": {"nodeName": "n2", "migrationState": {
+                        "migrationUid": "m", "sourceNode": "n1", "targetNode": "n2",
+                        "targetPod": "to", "completed": true
+                    }}
+                }),
+            )
+            .unwrap();
+        wait::wait_until(PATIENCE, "the other node serves it", || {
+            let stored = cluster.control.get("eipb", "default", "b").ok().flatten();
+            stored.is_some_and(|stored| stored["status"]["serving"]["node"] == "n2")
+        })
+        .unwrap();
+        self.wait_answer_by(1, Some(ON_N2));
+    }
+
+    fn list(&self, node: usize) -> String {
+        let list = self.cluster.eipctl(node, &["list", "-o", "json"]);
+        list.unwrap_or_default()
+    }
+}
+
+#[test]
+fn a_node_whose_agent_is_frozen_falls_silent_and_wakes_up_silent_when_its_vm_has_moved() {
+    let Some(mut world) = split(&[AFTER]) else {
+        return;
+    };
+    let frozen = |world: &mut Split, signal| world.cluster.agent(0).unwrap().signal(signal);
+    assert_eq!(world.answer_by(0), Some(ON_N1));
+    frozen(&mut world, Signal::SIGSTOP).unwrap();
+    world.wait_answer_by(0, None);
+    world.move_vm();
+    assert_eq!(world.answer_by(0), None);
+    frozen(&mut world, Signal::SIGCONT).unwrap();
+    // It knows no better than before, for a moment, and says nothing in it.
+    wait::wait_until(PATIENCE, "the node has learnt that it moved", || {
+        assert_ne!(world.answer_by(0), Some(ON_N1));
+        let list = world.list(0);
+        !list.is_empty() && !list.contains("203.0.113.10")
+    })
+    .unwrap();
+    assert_eq!(world.answer_by(1), Some(ON_N2));
+}
+
+#[test]
+fn a_node_that_comes_back_without_the_api_server_stays_silent_until_it_has_asked() {
+    let Some(mut world) = split(&[AFTER]) else {
+        return;
+    };
+    world.cluster.control.kill_api().unwrap();
+    // The API server alone ends nothing, however long it is away.
+    wait::pause(LEASE * 2);
+    world.wait_answer_by(0, Some(ON_N1));
+    world.cluster.agent(0).unwrap().kill().unwrap();
+    world.wait_answer_by(0, None);
+    world.cluster.start_agent(0).unwrap();
+    wait::wait_until(PATIENCE, "the agent says that it is fenced", || {
+        world.list(0).contains("\"fenced\"")
+    })
+    .unwrap();
+    assert_eq!(world.answer_by(0), None);
+    let explained = world.cluster.eipctl(0, &["explain", "203.0.113.10"]);
+    let explained = format!("{:#}", explained.unwrap_err());
+    assert!(explained.contains("did not renew"), "{explained}");
+    let drops = world.cluster.eipctl(0, &["drops", "203.0.113.10"]).unwrap();
+    assert!(drops.contains("fenced"), "{drops}");
+    world.cluster.control.start_api().unwrap();
+    world.wait_answer_by(0, Some(ON_N1));
+    world.cluster.wait_reason("b", "Serving").unwrap();
+}
+
+#[test]
+fn a_node_that_is_cut_off_falls_silent_when_isolation_fences() {
+    let Some(world) = split(&[AFTER, "--fence-on=isolation"]) else {
+        return;
+    };
+    let node = &world.cluster.nodes[0].ns;
+    node.ip("link set mg0 down\n").unwrap();
+    world.wait_answer_by(0, None);
+    wait::wait_until(PATIENCE, "the agent says that it is fenced", || {
+        world.list(0).contains("\"fenced\"")
+    })
+    .unwrap();
+    world.move_vm();
+    assert_eq!(world.answer_by(0), None);
+    let lease = world.cluster.control.get("lease", "kube-eip", "agent.n2");
+    assert_eq!(lease.unwrap().unwrap()["spec"]["holderIdentity"], "n2");
+    node.ip("link set mg0 up\n").unwrap();
+    wait::wait_until(PATIENCE, "the node has learnt that it moved", || {
+        assert_ne!(world.answer_by(0), Some(ON_N1));
+        !world.list(0).contains("203.0.113.10")
+    })
+    .unwrap();
+    assert_eq!(world.answer_by(1), Some(ON_N2));
+}
