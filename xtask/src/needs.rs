@@ -262,6 +262,12 @@ pub(crate) static NEEDS: &[Need] = &[
         cure: Cure::Package("iputils-arping"),
     },
     Need {
+        name: "ndisc6",
+        users: NETWORKING,
+        look: || program("ndisc6"),
+        cure: Cure::Package("ndisc6"),
+    },
+    Need {
         name: "sysctl",
         users: NETWORKING,
         look: || program("sysctl"),

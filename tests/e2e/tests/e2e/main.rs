@@ -10,6 +10,7 @@ mod support;
 
 mod addresses;
 mod bgp;
+mod discovery;
 mod documents;
 mod explain;
 mod ground;

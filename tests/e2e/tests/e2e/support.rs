@@ -79,7 +79,7 @@ impl Stage {
         self.start_servers_of(Family::V4);
     }
 
-    fn start_servers_of(&mut self, family: Family) {
+    pub(crate) fn start_servers_of(&mut self, family: Family) {
         let guests = self.world.guests().iter();
         let hosts = guests.map(|guest| (&guest.ns, guest.plan.address));
         for (ns, address) in hosts.chain([(&self.world.client, CLIENT)]) {
