@@ -35,10 +35,8 @@ $b ip link set eth0 mtu $vm_mtu up
 $b ip addr add $vm_address dev eth0
 $b ip route add $vm_gateway dev eth0 2>/dev/null
 $b ip route add default via $vm_gateway dev eth0
-if [ -n "$vm_address6" ]; then
-  $b ip addr add $vm_address6 dev eth0
-  $b ip route add default via $vm_gateway6 dev eth0
-fi
+$b ip -6 addr add $vm_address6 dev eth0
+$b ip -6 route add default via $vm_gateway6 dev eth0
 $b stty -F /dev/ttyS1 raw -echo
 exec /guest
 "#;

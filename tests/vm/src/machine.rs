@@ -31,6 +31,10 @@ pub struct Setup {
     pub address: String,
     /// Its gateway.
     pub gateway: String,
+    /// As `address`, for IPv6.
+    pub address6: String,
+    /// As `gateway`, for IPv6.
+    pub gateway6: String,
     /// MTU of its link.
     pub mtu: u32,
 }
@@ -41,11 +45,15 @@ impl Setup {
         let Self {
             address,
             gateway,
+            address6,
+            gateway6,
             mtu,
             ..
         } = self;
+        // On a busy machine the guest's timer ticks too seldom for the check at boot.
         format!(
-            "console=ttyS0 quiet panic=-1 vm_address={address} vm_gateway={gateway} vm_mtu={mtu}"
+            "console=ttyS0 quiet panic=-1 no_timer_check vm_address={address} vm_gateway={gateway} \
+             vm_address6={address6} vm_gateway6={gateway6} vm_mtu={mtu}"
         )
     }
 }

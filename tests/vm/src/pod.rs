@@ -1,6 +1,6 @@
 //! A virt-launcher pod's network, as KubeVirt leaves it for the two bindings.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::bail;
 use eip_lab::{
@@ -21,6 +21,9 @@ pub enum Binding {
 
 /// The VM behind a masquerading pod, as KubeVirt numbers it.
 pub const HIDDEN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+
+/// As [`HIDDEN`], in IPv6.
+pub const HIDDEN6: Ipv6Addr = Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 2);
 
 /// Wires a pod whose interface is there, and says how its VM has to be set up.
 ///
@@ -55,14 +58,20 @@ fn bridge(guest: &Guest, mtu: u32) -> anyhow::Result<Setup> {
         mac,
         ..
     } = guest.plan;
-    let (prefix, gateway) = match attachment {
-        Attachment::Routed => (32, "169.254.1.1".to_owned()),
-        Attachment::BridgePort => (24, NODE_BRIDGE.of(Family::V4).to_string()),
+    let (lengths, routers) = match attachment {
+        Attachment::Routed => ([32, 128], ["169.254.1.1".to_owned(), "fe80::1".to_owned()]),
+        Attachment::BridgePort => (
+            [24, 64],
+            Family::BOTH.map(|family| NODE_BRIDGE.of(family).to_string()),
+        ),
     };
+    let [gateway, gateway6] = routers;
     Ok(Setup {
         mac,
-        address: format!("{}/{prefix}", address.v4),
+        address: format!("{}/{}", address.v4, lengths[0]),
         gateway,
+        address6: format!("{}/{}", address.v6, lengths[1]),
+        gateway6,
         mtu,
     })
 }
@@ -72,18 +81,24 @@ fn masquerade(guest: &Guest, mtu: u32) -> anyhow::Result<Setup> {
         "link add k6t-eth0 type bridge
         link set k6t-eth0 mtu {mtu}
         addr add 10.0.2.1/24 dev k6t-eth0
+        addr add fd10:0:2::1/120 dev k6t-eth0 nodad
         tuntap add dev tap0 mode tap
         link set tap0 mtu {mtu} master k6t-eth0 up
         link set k6t-eth0 up
         "
     ))?;
-    guest.ns.sysctl("ipv4/ip_forward=1")?;
-    guest.ns.nft(&format!(
-        "table ip nat {{\n  chain prerouting {{\n    \
-         type nat hook prerouting priority dstnat;\n    iifname \"eth0\" counter dnat to {HIDDEN}\n  \
-         }}\n  chain postrouting {{\n    type nat hook postrouting priority srcnat;\n    \
-         ip saddr {HIDDEN} counter masquerade\n  }}\n}}\n"
-    ))?;
+    guest
+        .ns
+        .sysctl("ipv4/ip_forward=1\nipv6/conf/all/forwarding=1")?;
+    for (family, hidden) in [("ip", HIDDEN.to_string()), ("ip6", HIDDEN6.to_string())] {
+        guest.ns.nft(&format!(
+            "table {family} nat {{\n  chain prerouting {{\n    \
+             type nat hook prerouting priority dstnat;\n    \
+             iifname \"eth0\" counter dnat to {hidden}\n  }}\n  chain postrouting {{\n    \
+             type nat hook postrouting priority srcnat;\n    \
+             {family} saddr {hidden} counter masquerade\n  }}\n}}\n"
+        ))?;
+    }
     if guest.plan.address.v4 == HIDDEN {
         bail!("{} has the address of a hidden VM", guest.plan.name);
     }
@@ -91,6 +106,8 @@ fn masquerade(guest: &Guest, mtu: u32) -> anyhow::Result<Setup> {
         mac: [2, 0, 0, 0, 0, 1],
         address: format!("{HIDDEN}/24"),
         gateway: "10.0.2.1".to_owned(),
+        address6: format!("{HIDDEN6}/120"),
+        gateway6: "fd10:0:2::1".to_owned(),
         mtu,
     })
 }

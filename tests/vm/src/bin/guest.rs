@@ -20,7 +20,7 @@ use eip_lab::{
     netns::Ns,
     traffic::{self, Bulk},
 };
-use eip_vm_tests::PORT;
+use eip_vm_tests::{PORT, PORT6};
 
 /// A guest without KVM is slow.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -29,7 +29,7 @@ fn main() -> anyhow::Result<()> {
     let ns = Ns::open("vm")?;
     let _servers = [
         Echo::start(&ns, Ipv4Addr::UNSPECIFIED, PORT)?,
-        Echo::start(&ns, Ipv6Addr::UNSPECIFIED, PORT + 1)?,
+        Echo::start(&ns, Ipv6Addr::UNSPECIFIED, PORT6)?,
     ];
     let port = OpenOptions::new()
         .read(true)

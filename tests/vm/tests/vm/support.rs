@@ -1,7 +1,7 @@
 //! A world in which one guest is a real VM.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::Path,
     time::Duration,
 };
@@ -10,11 +10,11 @@ use eip_lab::{
     daemon::{Daemon, DaemonOptions},
     echo::Echo,
     netns::Ns,
-    plan::{CLIENT, GuestPlan, POD1},
+    plan::{CLIENT, Dual, Family, GuestPlan, POD1},
     world::{World, WorldOptions},
 };
 use eip_vm_tests::{
-    PORT,
+    PORT, PORT6,
     kernel::{self, Kernel},
     machine::Machine,
     pod::{self, Binding},
@@ -32,14 +32,14 @@ pub(crate) struct Stage {
     _servers: Vec<Echo>,
     pub(crate) daemon: Daemon,
     pub(crate) world: World,
-    pub(crate) eip: Ipv4Addr,
+    pub(crate) eip: Dual,
 }
 
 impl Stage {
     /// A VM behind `plan`'s pod, bound to `eip`. `None` after saying that the test is skipped.
     pub(crate) fn raise(
         plan: GuestPlan,
-        eip: Ipv4Addr,
+        eip: Dual,
         binding: Binding,
         guest_mtu: u32,
     ) -> Option<Self> {
@@ -55,7 +55,7 @@ impl Stage {
     pub(crate) fn raise_with(
         world: WorldOptions,
         daemon: DaemonOptions,
-        (plan, eip, binding): (GuestPlan, Ipv4Addr, Binding),
+        (plan, eip, binding): (GuestPlan, Dual, Binding),
     ) -> Option<Self> {
         if !can_run() {
             return None;
@@ -68,11 +68,16 @@ impl Stage {
         let program = Path::new(env!("CARGO_BIN_EXE_eip-test-guest"));
         let machine = Machine::boot(&guest.ns, &kernel, program, &setup).unwrap();
         let mut daemon = Daemon::start(&world, daemon).unwrap();
-        daemon.serve(&plan, eip).unwrap();
-        let servers = vec![
-            Echo::start(&world.client, CLIENT.v4, PORT).unwrap(),
-            Echo::start(&world.guest(POD1).ns, POD1.address.v4, PORT).unwrap(),
-        ];
+        let mut servers = Vec::new();
+        for family in Family::BOTH {
+            daemon.serve(&plan, eip.of(family)).unwrap();
+            for (ns, address) in [
+                (&world.client, CLIENT),
+                (&world.guest(POD1).ns, POD1.address),
+            ] {
+                servers.push(Echo::start(ns, address.of(family), PORT).unwrap());
+            }
+        }
         Some(Self {
             machine,
             _servers: servers,
@@ -86,9 +91,18 @@ impl Stage {
         &self.world.client
     }
 
-    /// The VM's echo server by its EIP.
-    pub(crate) fn server(&self) -> SocketAddr {
-        SocketAddr::new(self.eip.into(), PORT)
+    /// The VM's EIP of a family.
+    pub(crate) fn eip(&self, family: Family) -> IpAddr {
+        self.eip.of(family)
+    }
+
+    /// The VM's echo server by that EIP.
+    pub(crate) fn server(&self, family: Family) -> SocketAddr {
+        let port = match family {
+            Family::V4 => PORT,
+            Family::V6 => PORT6,
+        };
+        SocketAddr::new(self.eip(family), port)
     }
 }
 
