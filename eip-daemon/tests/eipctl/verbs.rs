@@ -28,6 +28,7 @@ EIP             203.0.113.10
 binding         default/web
 VM              vm-a (10.0.0.10)
 state           programmed
+ready           yes; this node has no BGP peers: routes of the operator lead here, or do not
 also wanted by  default/thief
 primary         yes
 lane            peer
