@@ -7,8 +7,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use eip_common::abi::LEASE_NOT_BEGUN;
-
 use crate::{
     announce::Announcer,
     dataplane::{DataPlane, DataPlaneError},
@@ -206,6 +204,8 @@ pub(super) struct World {
     pub(super) boot_time: u64,
     /// What was written of the lease map: slots that nobody holds keep theirs.
     pub(super) leases: BTreeMap<u32, u64>,
+    /// Slots that came into the kernel while no lease of theirs ran.
+    pub(super) unleased: BTreeSet<u32>,
     /// What was done, failed tries left out.
     pub(super) applied: Vec<Action>,
     /// Violations that an action brought about.
@@ -258,18 +258,19 @@ impl DataPlane for FakeKernel {
             applied,
             introduced,
             leases,
+            unleased,
+            boot_time,
             ..
         } = &mut *world;
         if fails.as_mut().is_some_and(|fails| fails(action)) {
             return Err(UNREADABLE);
         }
-        if let Action::PutBinding {
-            slot,
-            is_new_slot: true,
-            ..
-        } = action
+        if let Action::PutBinding { slot, .. } | Action::PutVm { slot, .. } = action
+            && leases
+                .get(slot)
+                .is_none_or(|until| *until != 0 && *until <= *boot_time)
         {
-            leases.insert(*slot, LEASE_NOT_BEGUN);
+            unleased.insert(*slot);
         }
         let before = violations(observed);
         apply(observed, action);

@@ -12,8 +12,9 @@
 //! - a failing action stays dirty, is retried with growing pauses, holds back only what relies on it;
 //! - stopping, at any point, leaves everything in the kernel in place.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, iter, net::IpAddr, sync::Arc, time::Duration};
 
+use eip_common::abi::LEASE_NOT_BEGUN;
 use tokio::{
     sync::{Notify, watch},
     time::{self, Instant},
@@ -280,6 +281,7 @@ impl<D: DataPlane> Reconciler<D> {
         let kept = keep(&desired, &observed, &held);
         let actions = plan(&kept, &observed, removal);
         self.failures.retain(&actions);
+        self.begin_leases(&actions);
         let done = self
             .perform(&actions, &observed, &report.view, cause, shutdown)
             .await;
@@ -324,6 +326,32 @@ impl<D: DataPlane> Reconciler<D> {
             observed,
             removal,
         })
+    }
+
+    /// Writes the leases of what is about to be programmed, before anything of it: whoever sends or
+    /// receives with it at that moment must not meet a slot nobody has begun. A slot had another owner, or
+    /// an earlier life; what was written for that does not count.
+    fn begin_leases(&mut self, actions: &[Action]) {
+        let mut slots = actions.iter().filter_map(|action| match action {
+            Action::PutBinding {
+                slot,
+                is_new_slot: true,
+                ..
+            } => Some(*slot),
+            _ => None,
+        });
+        let Some(first) = slots.next() else { return };
+        let now = self.data_plane.boot_time();
+        let moment = self.fence.moment(now, self.current.read_at);
+        let until = match renewal(self.fence.policy, &moment, LEASE_NOT_BEGUN) {
+            Renewal::Until(end) => end,
+            Renewal::Keep | Renewal::NeedsFacts => LEASE_NOT_BEGUN,
+        };
+        for slot in iter::once(first).chain(slots) {
+            if let Err(error) = self.data_plane.renew(slot, until) {
+                warn!(slot, error = narrate::chain(&error), "begin a lease");
+            }
+        }
     }
 
     /// Renews the leases that are due. A lease that ended needs facts from after its end.

@@ -22,7 +22,7 @@ use aya::{
 };
 pub(super) use counters::KernelCounters;
 use eip_common::{
-    abi::{BY_PORT, Config, EipReasonKey, LEASE_NOT_BEGUN, Lease, Traffic, Uplink, map},
+    abi::{BY_PORT, Config, EipReasonKey, Lease, Traffic, Uplink, map},
     addr::{Ipv4Wire, Ipv6Wire},
     reason::{Hook, Reason},
 };
@@ -179,8 +179,7 @@ impl Maps {
         }
     }
 
-    /// Starts the counters of a slot at zero, and lets it be served by nobody before it is renewed: it had
-    /// another owner, or an earlier life.
+    /// Starts the counters of a slot at zero: it had another owner, or an earlier life.
     pub(crate) fn clear_slot(&mut self, slot: u32) -> Result<(), DataPlaneError> {
         let zeroes = zeroes().map_err(|source| failed(map::TRAFFIC, source))?;
         self.traffic
@@ -189,7 +188,6 @@ impl Maps {
                 MapError::OutOfBounds { .. } => DataPlaneError::MapFull { map: map::TRAFFIC },
                 source => failed(map::TRAFFIC, source),
             })?;
-        self.renew(slot, LEASE_NOT_BEGUN)?;
         self.clear_reasons(slot)
     }
 

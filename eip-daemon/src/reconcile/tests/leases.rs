@@ -90,6 +90,29 @@ async fn a_process_that_stood_still_serves_and_announces_nothing_before_it_has_r
 }
 
 #[tokio::test]
+async fn nothing_is_in_the_kernel_for_a_moment_without_a_lease() {
+    let (mut bench, _) = leased(read_at(999), None).await;
+    let (_, all) = three_vms();
+    // Long after, slots change hands: what is written in them has ended.
+    for seconds in [1000, 2000] {
+        bench.kernel.world().boot_time += 1000 * SECOND;
+        let facts = Facts {
+            bindings: Vec::new(),
+            ..read_at(seconds)
+        };
+        bench.facts.send_replace(facts);
+        bench.round().await;
+        let facts = Facts {
+            bindings: all.bindings.iter().rev().cloned().collect(),
+            ..read_at(seconds + 1001)
+        };
+        bench.facts.send_replace(facts);
+        bench.round().await;
+    }
+    assert_eq!(bench.kernel.world().unleased, BTreeSet::new());
+}
+
+#[tokio::test]
 async fn what_is_new_to_a_process_that_stood_still_waits_for_new_facts_too() {
     let mut fewer = read_at(999);
     fewer.bindings.truncate(1);
