@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// How long the agent may take to be ready, to follow an edit, to end.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 /// Where the directories of agents are.
 const RUN_DIR: &str = "/run/kube-eip-lab";
 

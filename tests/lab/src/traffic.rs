@@ -341,6 +341,10 @@ impl Pace {
     }
 }
 
+/// Longest wait for echoes after the last datagram: only a stream that lost some takes it, and
+/// it has to be long enough for whoever answers on a busy machine.
+const LAST_ECHO: Duration = Duration::from_secs(5);
+
 /// Runs a stream to an [`Echo`](crate::echo::Echo) to its end. Both ways count: an echo that does
 /// not come back was lost on the way there or back.
 ///
@@ -362,7 +366,7 @@ fn run_stream(socket: &UdpSocket, to: SocketAddr, pace: Pace) -> anyhow::Result<
     let mut highest = 0;
     let start = Instant::now();
     let mut last_echo = start;
-    let end = start + interval * pace.count + Duration::from_secs(1);
+    let mut last_sent = start;
     loop {
         let now = Instant::now();
         // Catch up after having been scheduled away: the number of datagrams is what counts.
@@ -371,9 +375,11 @@ fn run_stream(socket: &UdpSocket, to: SocketAddr, pace: Pace) -> anyhow::Result<
         {
             send_numbered(socket, to, report.sent)?;
             report.sent += 1;
+            last_sent = now;
         }
         let is_done = report.sent == u64::from(pace.count);
-        if now >= end || (is_done && report.answered == report.sent) {
+        let is_over = report.answered == report.sent || now >= last_sent + LAST_ECHO;
+        if is_done && is_over {
             return Ok(report);
         }
         let next = if is_done {
