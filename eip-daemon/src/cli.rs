@@ -43,6 +43,9 @@ pub enum Command {
     Check(Box<CheckArgs>),
     /// Remove everything the agent left in the kernel. Elastic IPs of this node stop working.
     Cleanup(CleanupArgs),
+    /// Take over what kube-eip translates on this node: print its bindings as ours, and the commands
+    /// that remove it. Nothing of the node is changed.
+    Import(ImportArgs),
     /// Print the custom resource definitions, for `kubectl apply --filename -`.
     Crd,
 }
@@ -475,6 +478,52 @@ pub struct CleanupArgs {
     /// Control socket of the agent, which must not be running
     #[arg(long, value_name = "PATH", env = "EIP_SOCKET", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
+}
+
+/// Flags of `eip-daemon import`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Exit codes:
+  0  everything that was found is taken over
+  1  something is not; standard error says what and why
+  2  the command line is wrong")]
+pub struct ImportArgs {
+    /// What to import from
+    pub from: ImportSource,
+
+    /// Directory of kube-eip's records
+    #[arg(long, value_name = "DIR", default_value = "/var/run/eip_agent")]
+    pub metadata_dir: PathBuf,
+
+    /// File or directory with `VirtualMachineInstance` documents, such as of `kubectl get vmi -A -o
+    /// yaml`: bindings name VMs then, and not addresses, as a cluster wants them
+    #[arg(long, value_name = "PATH")]
+    pub objects: Option<PathBuf>,
+
+    /// Write the bindings into this directory of `--source dir:`, except those that are there
+    #[arg(long, value_name = "DIR")]
+    pub write: Option<PathBuf>,
+
+    /// What to print on standard output; the report on standard error has both
+    #[arg(long, value_name = "WHAT", default_value = "bindings")]
+    pub print: ImportPrint,
+}
+
+/// What can be imported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ImportSource {
+    /// A node of kube-eip.
+    KubeEip,
+}
+
+/// What `import` prints on standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum ImportPrint {
+    /// The bindings, unless they are written.
+    #[default]
+    Bindings,
+    /// The commands that hand over and remove kube-eip.
+    Removal,
 }
 
 #[cfg(test)]

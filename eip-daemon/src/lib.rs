@@ -27,6 +27,7 @@ pub mod dataplane;
 pub mod desired;
 pub mod feedback;
 pub mod http;
+pub mod import;
 pub mod logging;
 pub mod metrics;
 pub mod model;

@@ -12,9 +12,9 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use eip_daemon::{
     agent, check, cleanup,
-    cli::{AgentArgs, CheckArgs, CleanupArgs, Cli, Command, ControllerArgs},
+    cli::{AgentArgs, CheckArgs, CleanupArgs, Cli, Command, ControllerArgs, ImportArgs},
     config::{ConfigError, Discovered, resolve_agent, resolve_controller, resolve_node},
-    controller, dataplane, logging,
+    controller, dataplane, import, logging,
     source::objects,
 };
 
@@ -28,6 +28,7 @@ async fn main() -> ExitCode {
         Command::Check(args) => run_check(*args).await,
         Command::Cleanup(args) => run_cleanup(args).await,
         Command::Controller(args) => run_controller(args).await,
+        Command::Import(args) => run_import(&args),
         Command::Crd => print_definitions(),
     };
     outcome.unwrap_or_else(|error| {
@@ -86,6 +87,17 @@ async fn run_cleanup(args: CleanupArgs) -> Result<ExitCode> {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    })
+}
+
+fn run_import(args: &ImportArgs) -> Result<ExitCode> {
+    let imported = import::run(args)?;
+    say(&imported.output);
+    eprint!("{}", imported.report);
+    Ok(if imported.is_partial {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
     })
 }
 

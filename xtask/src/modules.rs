@@ -36,7 +36,7 @@ const IMPORTED_BY: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "check", "cleanup", "config", "logging", "lib", "main",
+            "agent", "check", "cleanup", "config", "import", "logging", "lib", "main",
         ],
     ),
     ("http", &["agent", "lib", "main"]),

@@ -119,7 +119,7 @@ const ROUTING: &[User] = &[User::TestInterop];
 /// Who puts a router beside the agent as well.
 const ROUTERS: &[User] = &[User::TestInterop, User::TestE2e];
 
-/// Who calls the agent as the older agent's callers do.
+/// Who meets the older agent: its callers, and what it leaves on a node.
 const CALLING: &[User] = &[User::TestE2e];
 
 /// Who runs the programs that people test a network with.
@@ -370,6 +370,29 @@ pub(crate) static NEEDS: &[Need] = &[
             package: "frr",
             unit: "frr",
         },
+    },
+    Need {
+        name: "iptables",
+        users: CALLING,
+        look: || program("iptables-nft-save"),
+        cure: Cure::Package("iptables"),
+    },
+    Need {
+        name: "ipset",
+        users: CALLING,
+        look: || program("ipset"),
+        cure: Cure::Package("ipset"),
+    },
+    Need {
+        name: "sets in netfilter",
+        users: CALLING,
+        look: || {
+            in_new_namespace(
+                "ipset create eip hash:ip && iptables-nft -t nat -N EIP && \
+                 iptables-nft -t nat -A EIP -m set --match-set eip src -j RETURN",
+            )
+        },
+        cure: Cure::Advice("use a kernel with CONFIG_IP_SET_HASH_IP and CONFIG_NETFILTER_XT_SET"),
     },
     Need {
         name: "gRPC for Python",

@@ -5,7 +5,6 @@
 //! restart with them.
 
 use std::{
-    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -60,7 +59,7 @@ pub(super) async fn write(
 
 fn request(body: BindBody) -> BindRequest {
     let namespace = body.namespace.unwrap_or_else(|| "default".to_owned());
-    let name = body.name.unwrap_or_else(|| object_name(body.eip));
+    let name = body.name.unwrap_or_else(|| local::object_name(body.eip));
     BindRequest {
         name: ObjectName { namespace, name },
         eip: body.eip,
@@ -68,17 +67,6 @@ fn request(body: BindBody) -> BindRequest {
         primary: body.primary,
         delivery: body.delivery,
         announce: body.announce,
-    }
-}
-
-/// A name Kubernetes takes: `eip-203-0-113-10`, `eip-2001-db8-0-0-0-0-0-10`.
-pub(super) fn object_name(eip: IpAddr) -> String {
-    match eip {
-        IpAddr::V4(v4) => format!("eip-{}", v4.to_string().replace('.', "-")),
-        IpAddr::V6(v6) => {
-            let groups = v6.segments().map(|group| format!("{group:x}"));
-            format!("eip-{}", groups.join("-"))
-        }
     }
 }
 
@@ -258,25 +246,4 @@ pub(super) async fn remove(state: &AgentState, name: &ObjectName) -> Result<bool
     let is_gone = |report: &Arc<Report>| by_name(report, name).is_none();
     let gone = timeout(UNBIND_WAIT, reports.wait_for(is_gone)).await;
     Ok(matches!(gone, Ok(Ok(_))))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::object_name;
-
-    #[test]
-    fn a_name_made_from_an_eip_is_one_kubernetes_takes() {
-        assert_eq!(
-            object_name("203.0.113.10".parse().unwrap()),
-            "eip-203-0-113-10"
-        );
-        assert_eq!(
-            object_name("2001:db8::10".parse().unwrap()),
-            "eip-2001-db8-0-0-0-0-0-10"
-        );
-        assert_eq!(
-            object_name("2001:db8::".parse().unwrap()),
-            "eip-2001-db8-0-0-0-0-0-0"
-        );
-    }
 }

@@ -11,7 +11,7 @@ use crate::{
     desired::pod_addresses,
     model::{BindingFact, Facts, ObjectName, TargetKind, VmPhase},
     report::Report,
-    source::local::{BindRequest, Target},
+    source::local::{self, BindRequest, Target},
 };
 
 /// How long a binding may take to be in the kernel. The older `eipctl` waits ten seconds.
@@ -235,7 +235,7 @@ fn request(facts: &Facts, node: &str, eip: IpAddr, address: IpAddr) -> BindReque
     BindRequest {
         name: ObjectName {
             namespace,
-            name: binding::object_name(eip),
+            name: local::object_name(eip),
         },
         eip,
         target,

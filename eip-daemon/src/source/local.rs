@@ -21,7 +21,7 @@ use super::{
         TARGET_ADDRESS, TargetSpec,
     },
 };
-use crate::model::{Announce, BindingFact, DeliveryChoice, ObjectName, Origin, TargetKind};
+use crate::model::{Announce, BindingFact, DeliveryChoice, ObjectName, Origin, TargetKind, VmFact};
 
 #[cfg(test)]
 mod tests;
@@ -172,6 +172,73 @@ pub fn unbind(directory: &Path, name: &ObjectName) -> Result<PathBuf, LocalError
     }
 }
 
+/// A name Kubernetes takes: `eip-203-0-113-10`, `eip-2001-db8-0-0-0-0-0-10`.
+#[must_use]
+pub fn object_name(eip: IpAddr) -> String {
+    match eip {
+        IpAddr::V4(v4) => format!("eip-{}", v4.to_string().replace('.', "-")),
+        IpAddr::V6(v6) => {
+            let groups = v6.segments().map(|group| format!("{group:x}"));
+            format!("eip-{}", groups.join("-"))
+        }
+    }
+}
+
+/// The object as a document, for somebody who puts it somewhere himself.
+#[must_use]
+pub fn manifest(request: &BindRequest) -> String {
+    let mut object = document(request, None);
+    object.metadata.generation = None;
+    object.metadata.creation_timestamp = None;
+    let text = serde_yaml_ng::to_string(&object).unwrap_or_default();
+    format!("---\n{text}")
+}
+
+/// The bindings of a directory. Files that cannot be read are passed over, as by [`bind`].
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn bindings(directory: &Path) -> Result<Vec<BindingFact>, LocalError> {
+    let bindings = objects_of(directory)?.into_iter();
+    let binding = |object| match object {
+        Object::Binding(fact) => Some(fact),
+        Object::Vm(_) | Object::Node(..) | Object::ServiceCidr(_) | Object::Peer(_) => None,
+    };
+    Ok(bindings.filter_map(binding).collect())
+}
+
+/// The VMs of a file or a directory.
+///
+/// # Errors
+/// It cannot be read.
+pub fn vms(path: &Path) -> Result<Vec<VmFact>, LocalError> {
+    let objects = if path.is_dir() {
+        objects_of(path)?
+    } else {
+        let text = fs::read_to_string(path).map_err(io_error("read", path))?;
+        documents::read(path, &text).objects
+    };
+    let vm = |object| match object {
+        Object::Vm(fact) => Some(fact),
+        Object::Binding(_) | Object::Node(..) | Object::ServiceCidr(_) | Object::Peer(_) => None,
+    };
+    Ok(objects.into_iter().filter_map(vm).collect())
+}
+
+/// All objects of a directory. Files that cannot be read are passed over: they are reported
+/// where the directory is followed, and must not keep a person from binding.
+fn objects_of(directory: &Path) -> Result<Vec<Object>, LocalError> {
+    let names = files::list(directory).map_err(io_error("read", directory))?;
+    let mut objects = Vec::new();
+    for path in names.iter().map(|name| directory.join(name)) {
+        match files::read(&path) {
+            Ok(text) => objects.extend(documents::read(&path, &text).objects),
+            Err(Unread::Gone | Unread::Failed(_) | Unread::Refused(_)) => {}
+        }
+    }
+    Ok(objects)
+}
+
 /// The names make a path: nothing but valid ones gets that far.
 fn checked_path(directory: &Path, name: &ObjectName) -> Result<PathBuf, LocalError> {
     check("namespace", &name.namespace, objects::is_label, LABEL)?;
@@ -204,27 +271,9 @@ fn check(
     })
 }
 
-/// Looks the binding up in all files. Files that cannot be read are passed over: they are reported
-/// where the directory is followed, and must not keep a person from binding.
 fn find(directory: &Path, name: &ObjectName) -> Result<Option<BindingFact>, LocalError> {
-    let names = files::list(directory).map_err(io_error("read", directory))?;
-    for path in names.iter().map(|name| directory.join(name)) {
-        let text = match files::read(&path) {
-            Ok(text) => text,
-            Err(Unread::Gone | Unread::Failed(_) | Unread::Refused(_)) => continue,
-        };
-        for object in documents::read(&path, &text).objects {
-            match object {
-                Object::Binding(fact) if fact.name == *name => return Ok(Some(fact)),
-                Object::Binding(_)
-                | Object::Vm(_)
-                | Object::Node(..)
-                | Object::ServiceCidr(_)
-                | Object::Peer(_) => {}
-            }
-        }
-    }
-    Ok(None)
+    let mut bindings = bindings(directory)?.into_iter();
+    Ok(bindings.find(|fact| fact.name == *name))
 }
 
 fn foreign(fact: BindingFact) -> LocalError {

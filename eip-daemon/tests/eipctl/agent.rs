@@ -101,6 +101,14 @@ impl Agent {
         serde_json::from_str(&said.out).unwrap()
     }
 
+    /// Waits until the agent has read its source.
+    pub(crate) async fn until_complete(&self) {
+        let mut reports = self.state.reports.clone();
+        let complete = reports.wait_for(|report| report.facts_complete);
+        let waited = tokio::time::timeout(PATIENCE, complete).await;
+        waited.unwrap().unwrap();
+    }
+
     /// Waits until the agent knows no VM any more.
     pub(crate) async fn until_no_vm(&self) {
         let mut facts = self.state.facts.clone();

@@ -1,6 +1,6 @@
 //! The older agent's gRPC API, on the control socket and over TCP, as a caller meets it.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use eip_daemon::ctl::grpc::{self, EipOpReq, EipOpRsp, PHASE_KEY, Tls};
 use hyper_util::rt::TokioIo;
@@ -19,8 +19,10 @@ use crate::agent::Agent;
 const EIP: &str = "203.0.113.77";
 const VM: &str = "10.0.0.10";
 
-async fn on_socket(socket: &Path) -> Channel {
-    let socket = socket.to_owned();
+/// A caller on the control socket of an agent that has read its source: before, it answers nobody.
+async fn on_socket(agent: &Agent) -> Channel {
+    agent.until_complete().await;
+    let socket = agent.socket();
     let connect = service_fn(move |_| {
         let socket = socket.clone();
         async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
@@ -62,7 +64,7 @@ fn told(answer: Result<EipOpRsp, Status>) -> (Code, String, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operation_makes_a_binding_like_any_other() {
     let agent = Agent::following();
-    let channel = on_socket(&agent.socket()).await;
+    let channel = on_socket(&agent).await;
     assert_eq!(ask(&channel, "bind", EIP, VM).await.unwrap(), succeeded());
     let binding = &agent.json("list")["bindings"][0];
     assert_eq!(binding["eip"], EIP);
@@ -89,7 +91,7 @@ async fn an_address_that_no_object_names_can_be_bound() {
     let agent = Agent::following();
     std::fs::remove_file(agent.dir.path().join("objects/vm.yaml")).unwrap();
     agent.until_no_vm().await;
-    let channel = on_socket(&agent.socket()).await;
+    let channel = on_socket(&agent).await;
     assert_eq!(ask(&channel, "bind", EIP, VM).await.unwrap(), succeeded());
     let binding = agent.json(&format!("get {EIP}"));
     assert_eq!(
@@ -101,7 +103,7 @@ async fn an_address_that_no_object_names_can_be_bound() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_work_is_no_success_and_leaves_nothing_behind() {
     let agent = Agent::following();
-    let channel = on_socket(&agent.socket()).await;
+    let channel = on_socket(&agent).await;
     for (action, eip, vm, words) in [
         ("Bind", EIP, VM, "neither"),
         ("", EIP, VM, "neither"),
@@ -149,7 +151,7 @@ async fn what_somebody_wrote_by_hand_is_not_removed() {
          spec: {{eip: {EIP}, vmi: vm-a}}\n"
     );
     std::fs::write(&path, text).unwrap();
-    let channel = on_socket(&agent.socket()).await;
+    let channel = on_socket(&agent).await;
     // Once the binding is seen, binding it again changes nothing.
     agent.until_listed(EIP).await;
     assert_eq!(ask(&channel, "bind", EIP, VM).await.unwrap(), succeeded());
@@ -193,6 +195,7 @@ impl Authority {
 #[tokio::test(flavor = "multi_thread")]
 async fn over_tcp_only_callers_with_a_certificate_of_the_authority_are_served() {
     let agent = Agent::following();
+    agent.until_complete().await;
     let (ours, theirs, stranger) = (Authority::new(), Authority::new(), Authority::new());
     let (certificate, key) = ours.identity("node-a");
     let tls = Tls {

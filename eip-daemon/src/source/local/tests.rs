@@ -199,3 +199,19 @@ fn a_missing_directory_is_an_error_that_names_it() {
     assert_eq!(error.to_string(), "read /nonexistent/source");
     assert!(std::error::Error::source(&error).is_some());
 }
+
+#[test]
+fn a_name_made_from_an_eip_is_one_kubernetes_takes() {
+    assert_eq!(
+        object_name("203.0.113.10".parse().unwrap()),
+        "eip-203-0-113-10"
+    );
+    assert_eq!(
+        object_name("2001:db8::10".parse().unwrap()),
+        "eip-2001-db8-0-0-0-0-0-10"
+    );
+    assert_eq!(
+        object_name("2001:db8::".parse().unwrap()),
+        "eip-2001-db8-0-0-0-0-0-0"
+    );
+}

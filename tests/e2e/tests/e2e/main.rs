@@ -20,5 +20,6 @@ mod lifecycle;
 mod older_api;
 mod spoofing;
 mod surface;
+mod takeover;
 mod trace;
 mod wire;
