@@ -259,6 +259,10 @@ pub struct FragmentKey<A> {
     pub reserved: [u8; 3],
 }
 
+/// What XDP sends back by `XDP_TX` leaves: the program runs in a driver that has a queue for it. Set in
+/// [`Uplink::flags`].
+pub const UPLINK_SENDS_XDP: u8 = 1;
+
 /// An interface toward the routers. Value of `UPLINKS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
@@ -267,8 +271,10 @@ pub struct Uplink {
     pub mtu: u32,
     /// Its own hardware address; zero where it has no Ethernet address.
     pub mac: Mac,
+    /// [`UPLINK_SENDS_XDP`].
+    pub flags: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
 }
 
 /// The gateway of the family is set: skip the route lookup. In [`Config::flags`].
@@ -416,18 +422,21 @@ impl Sample {
     }
 }
 
-/// What one CPU has written. Value of `QUOTA`, per CPU.
+/// Senders that one CPU tells in one window of 2^30 ns that their packet is too large.
+pub const MAX_ANSWERS: u32 = 1000;
+
+/// What one CPU has written and sent. Value of `QUOTA`, per CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Quota {
-    /// The window that [`Self::taken`] counts.
+    /// The window that [`Self::taken`] and [`Self::answers`] count.
     pub window: u64,
     /// Samples that were not written: over the rate, or no room in the ring buffer.
     pub lost: u64,
     /// Samples written in this window.
     pub taken: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Senders that were told in this window that a packet is too large.
+    pub answers: u32,
 }
 
 /// Sizes are part of the ABI: a change here means a new [`ABI_VERSION`]. Since no type has padding,
@@ -445,7 +454,7 @@ const _: () = {
     size_is::<FlowKey<Ipv6Wire>>(16 + 16 + 2 + 2 + 1 + 3);
     size_is::<FragmentKey<Ipv4Wire>>(4 + 4 + 4 + 1 + 3);
     size_is::<FragmentKey<Ipv6Wire>>(16 + 16 + 4 + 1 + 3);
-    size_is::<Uplink>(4 + 6 + 2);
+    size_is::<Uplink>(4 + 6 + 1 + 1);
     size_is::<Config>(4 * 4 + 4 + 16);
     size_is::<Traffic>(4 * 8);
     size_is::<Lease>(8);

@@ -4,6 +4,7 @@
 //! - [`reason`]: every way a packet can end, and at which hook;
 //! - [`parse`]: from bytes to [`parse::Headers`], the same code in the kernel and in host tests;
 //! - [`neighbour`]: ARP and neighbour discovery, read and written;
+//! - [`too_large`]: the answer to a packet that does not fit the VM's link;
 //! - [`csum`]: incremental checksum arithmetic (RFC 1624);
 //! - [`addr`]: address types in wire order.
 //!
@@ -24,3 +25,4 @@ pub mod parse;
 #[cfg(feature = "user")]
 mod pod;
 pub mod reason;
+pub mod too_large;

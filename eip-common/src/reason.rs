@@ -297,6 +297,16 @@ reasons! {
          by now, so nothing is translated or answered here.",
         "Look after the agent: it is stopped or stuck, or, with `--fence-on isolation`, without the API \
          server. `--fence-after never` prefers serving twice over not at all.";
+    /// Larger than the VM's link, not to be fragmented: the sender was told.
+    TooLargeAnswered = 32, "too-large-answered", Carry, true,
+        "A packet that may not be fragmented is larger than the VM's link; its sender was sent an ICMP \
+         fragmentation needed or packet too big, in the name of the elastic IP.",
+        "Nothing: path MTU discovery works this way. If it goes on for one sender, ICMP is filtered \
+         between the two.";
+    /// The same, over the rate at which senders are told.
+    TooLargeDropped = 33, "too-large-dropped", Drop, true,
+        "As too-large-answered, but this CPU has sent its answers of this second (1000).",
+        "Find the sender: it does not listen to ICMP, or does not want to.";
 }
 
 /// Room for reasons per hook in the counter array: adding a reason does not change the layout.

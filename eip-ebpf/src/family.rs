@@ -4,6 +4,7 @@
 use eip_common::{
     addr::{Ipv4Wire, Ipv6Wire},
     parse::{self, Bytes, ETHERNET_LEN, Headers, IPV4_LEN, IPV6_LEN, ParseError},
+    too_large::{ROOM4, ROOM6, fragmentation_needed, packet_too_big},
 };
 
 use crate::{
@@ -23,8 +24,13 @@ pub(crate) trait Family: Address + Translate {
     fn read<B: Bytes>(bytes: &B, offset: usize) -> Option<Self>;
     /// A packet in tc.
     fn headers(skb: &Skb<'_>) -> Result<Headers<Self>, ParseError>;
-    /// A frame in XDP without options or extensions; others are malformed to it.
-    fn plain_headers(view: View<'_>) -> Result<Headers<Self>, ParseError>;
+    /// A packet without options or extensions, of which `len` bytes are there from the IP header on; others
+    /// are malformed to it.
+    fn plain_headers(view: View<'_>, len: u32) -> Result<Headers<Self>, ParseError>;
+    /// Room that the answer to a packet without options or extensions takes before it, if it is too large.
+    const ANSWER_ROOM: usize;
+    /// Writes that answer into this room.
+    fn write_answer(view: View<'_>, mtu: u32) -> Option<()>;
 }
 
 impl Family for Ipv4Wire {
@@ -55,13 +61,20 @@ impl Family for Ipv4Wire {
     }
 
     #[inline(always)]
-    fn plain_headers(view: View<'_>) -> Result<Headers<Self>, ParseError> {
-        let headers = parse::ipv4(&view, ETHERNET_LEN, view.l3_len())?;
+    fn plain_headers(view: View<'_>, len: u32) -> Result<Headers<Self>, ParseError> {
+        let headers = parse::ipv4(&view, ETHERNET_LEN, len)?;
         if headers.l4 == Self::PLAIN_L4 {
             Ok(headers)
         } else {
             Err(ParseError::Malformed)
         }
+    }
+
+    const ANSWER_ROOM: usize = ROOM4;
+
+    #[inline(always)]
+    fn write_answer(mut view: View<'_>, mtu: u32) -> Option<()> {
+        fragmentation_needed(&mut view, mtu)
     }
 }
 
@@ -101,8 +114,15 @@ impl Family for Ipv6Wire {
     }
 
     #[inline(always)]
-    fn plain_headers(view: View<'_>) -> Result<Headers<Self>, ParseError> {
-        parse::ipv6_plain(&view, ETHERNET_LEN, view.l3_len())
+    fn plain_headers(view: View<'_>, len: u32) -> Result<Headers<Self>, ParseError> {
+        parse::ipv6_plain(&view, ETHERNET_LEN, len)
+    }
+
+    const ANSWER_ROOM: usize = ROOM6;
+
+    #[inline(always)]
+    fn write_answer(mut view: View<'_>, mtu: u32) -> Option<()> {
+        packet_too_big(&mut view, mtu)
     }
 }
 

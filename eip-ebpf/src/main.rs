@@ -35,6 +35,7 @@ use eip_common::{
 
 use crate::{
     packet::{Frame, Skb},
+    too_large::TOO_LARGE,
     uplink::{Carries, carries},
     verdict::Verdict,
 };
@@ -57,6 +58,8 @@ mod packet;
 mod quote;
 #[deny(unsafe_code)]
 mod rewrite;
+#[deny(unsafe_code)]
+mod too_large;
 #[deny(unsafe_code)]
 mod uplink;
 #[deny(unsafe_code)]
@@ -81,9 +84,15 @@ fn eip_uplink_xdp(context: XdpContext) -> u32 {
 fn eip_uplink_tc(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
     match carries(skb.view()) {
-        Carries::Ipv4 => uplink::receive::<Ipv4Wire>(&skb),
+        Carries::Ipv4 => match uplink::receive::<Ipv4Wire>(&skb) {
+            TOO_LARGE => too_large::in_tc::<Ipv4Wire>(&skb, Hook::UplinkTc),
+            action => action,
+        },
         Carries::Ipv6 if neighbour::is_discovery(&skb) => neighbour::discovery(&skb),
-        Carries::Ipv6 => uplink::receive::<Ipv6Wire>(&skb),
+        Carries::Ipv6 => match uplink::receive::<Ipv6Wire>(&skb) {
+            TOO_LARGE => too_large::in_tc::<Ipv6Wire>(&skb, Hook::UplinkTc),
+            action => action,
+        },
         Carries::Arp => neighbour::arp(&skb),
         Carries::Tag | Carries::Other => not_ip(Hook::UplinkTc, &skb),
     }

@@ -15,8 +15,9 @@ use aya_ebpf::{
 use eip_common::{
     abi::{
         Binding, CONFIG_GATEWAY4, CONFIG_GATEWAY6, Config, DEFAULT_MAX_BINDINGS, DEFAULT_MAX_FLOWS,
-        EipReasonKey, FlowKey, FragmentKey, Lease, MAX_EIP_REASONS, MAX_FRAGMENTS, MAX_NETS,
-        MAX_UPLINKS, Net, Quota, SAMPLES_BYTES, Sample, Traffic, Uplink, Vm, Watch,
+        EipReasonKey, FlowKey, FragmentKey, Lease, MAX_ANSWERS, MAX_EIP_REASONS, MAX_FRAGMENTS,
+        MAX_NETS, MAX_UPLINKS, Net, Quota, SAMPLES_BYTES, Sample, Traffic, UPLINK_SENDS_XDP,
+        Uplink, Vm, Watch,
     },
     addr::{Ipv4Wire, Ipv6Wire, Mac},
     neighbour::is_station,
@@ -93,6 +94,8 @@ pub(crate) trait Address: NextHopAddress + Eq {
     fn binding(eip: Self) -> Option<Binding<Self>>;
     /// What of a binding says who answers for its EIP.
     fn owner(eip: Self) -> Option<Owner>;
+    /// Slot of a binding, and the largest packet that the link of its VM takes.
+    fn link(eip: Self) -> Option<(u32, u32)>;
     /// The bound VM with this address.
     fn vm(address: Self) -> Option<Vm<Self>>;
     /// Flags of the longest prefix around an address; zero without one.
@@ -130,6 +133,12 @@ macro_rules! address_family {
                     slot: binding.slot,
                     flags: binding.flags,
                 })
+            }
+
+            #[inline(always)]
+            fn link(eip: Self) -> Option<(u32, u32)> {
+                // SAFETY: no program writes this map; the fields are copied at once.
+                unsafe { $eip.get(eip) }.map(|binding| (binding.slot, binding.mtu))
             }
 
             #[inline(always)]
@@ -250,6 +259,13 @@ pub(crate) fn uplink_mac(ifindex: u32) -> Option<Mac> {
     is_station(mac).then_some(mac)
 }
 
+/// What XDP sends back out of an uplink leaves it.
+#[inline(always)]
+pub(crate) fn sends_xdp(ifindex: u32) -> bool {
+    // SAFETY: no program writes this map; the value is copied at once.
+    unsafe { UPLINKS_V1.get(ifindex) }.is_some_and(|uplink| uplink.flags & UPLINK_SENDS_XDP != 0)
+}
+
 /// Counts a packet delivered to a VM.
 #[inline(always)]
 pub(crate) fn count_in(slot: u32, bytes: u32) {
@@ -313,11 +329,7 @@ pub(crate) fn sample(watch: &Watch, now: u64, fill: impl FnOnce(&mut MaybeUninit
     };
     // SAFETY: a per-CPU value; nobody else writes it during this run.
     let quota = unsafe { &mut *quota };
-    let window = now >> 30;
-    if quota.window != window {
-        quota.window = window;
-        quota.taken = 0;
-    }
+    begin_window(quota, now);
     let entry = if quota.taken < watch.rate {
         SAMPLES_V1.reserve(0)
     } else {
@@ -329,5 +341,31 @@ pub(crate) fn sample(watch: &Watch, now: u64, fill: impl FnOnce(&mut MaybeUninit
         entry.submit(0);
     } else {
         quota.lost += 1;
+    }
+}
+
+/// Whether this CPU may tell one more sender that its packet is too large.
+#[inline(always)]
+pub(crate) fn may_answer(now: u64) -> bool {
+    let Some(quota) = QUOTA_V1.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: a per-CPU value; nobody else writes it during this run.
+    let quota = unsafe { &mut *quota };
+    begin_window(quota, now);
+    let may = quota.answers < MAX_ANSWERS;
+    if may {
+        quota.answers += 1;
+    }
+    may
+}
+
+#[inline(always)]
+fn begin_window(quota: &mut Quota, now: u64) {
+    let window = now >> 30;
+    if quota.window != window {
+        quota.window = window;
+        quota.taken = 0;
+        quota.answers = 0;
     }
 }

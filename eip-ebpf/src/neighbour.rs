@@ -9,8 +9,8 @@ use eip_common::{
     abi::BINDING_ANSWER_L2,
     addr::{Ipv4Wire, Ipv6Wire, Mac},
     neighbour::{
-        self, ADVERTISEMENT_FRAME, Invalid, Sink, is_for, is_same, is_station, stated_mac,
-        write_answer, write_arp_reply,
+        self, ADVERTISEMENT_FRAME, Invalid, is_for, is_same, is_station, stated_mac, write_answer,
+        write_arp_reply,
     },
     parse::Bytes,
     reason::{Hook, Reason},
@@ -18,7 +18,7 @@ use eip_common::{
 
 use crate::{
     maps::{self, Address, Owner},
-    packet::{Skb, View},
+    packet::Skb,
     verdict::Verdict,
 };
 
@@ -176,14 +176,6 @@ fn advertise(skb: &Skb<'_>, to: Mac, own: Mac) -> Option<()> {
 
 #[expect(clippy::cast_possible_truncation, reason = "86 bytes")]
 const ADVERTISEMENT_LEN: u32 = ADVERTISEMENT_FRAME as u32;
-
-/// The packet, written in place.
-impl Sink for View<'_> {
-    #[inline(always)]
-    fn put<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
-        self.write(offset, bytes)
-    }
-}
 
 /// Destination and source of the frame.
 struct Ethernet {

@@ -15,7 +15,7 @@ use aya_ebpf::{
         BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, bpf_fib_lookup,
         bpf_fib_lookup__bindgen_ty_1, bpf_fib_lookup__bindgen_ty_2, bpf_fib_lookup__bindgen_ty_3,
         bpf_fib_lookup__bindgen_ty_4, bpf_fib_lookup__bindgen_ty_5, bpf_redir_neigh,
-        bpf_redir_neigh__bindgen_ty_1,
+        bpf_redir_neigh__bindgen_ty_1, xdp_action,
     },
     helpers,
     programs::{TcContext, XdpContext},
@@ -24,6 +24,7 @@ use eip_common::{
     abi::{SAMPLE_HEAD, Sample},
     addr::{Ipv4Wire, Ipv6Wire},
     csum::Delta,
+    neighbour::Sink,
     parse::{Bytes, Checksum},
     reason::{Hook, Reason},
 };
@@ -163,6 +164,14 @@ impl Captured for Skb<'_> {
     }
 }
 
+/// The packet, written in place.
+impl Sink for View<'_> {
+    #[inline(always)]
+    fn put<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        self.write(offset, bytes)
+    }
+}
+
 impl Bytes for View<'_> {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
@@ -183,6 +192,9 @@ unsafe fn load_bound(bound: *const u32) -> usize {
     // SAFETY: see above.
     (unsafe { bound.read_volatile() }) as usize
 }
+
+/// What ends a frame in XDP that goes back out of its interface.
+pub(crate) const SEND_BACK: i64 = xdp_action::XDP_TX as i64;
 
 /// A frame in XDP.
 pub(crate) struct Frame<'a>(&'a XdpContext);
@@ -209,6 +221,36 @@ impl<'a> Frame<'a> {
             end: unsafe { load_bound(end) },
             packet: PhantomData,
         }
+    }
+
+    /// Cuts the frame after `len` bytes; a shorter one is left as it is. Invalidates views.
+    #[inline(always)]
+    pub(crate) fn cut(&self, len: usize) -> Option<()> {
+        let view = self.view();
+        let surplus = (view.end - view.start).checked_sub(len)?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_possible_wrap,
+            reason = "a frame in XDP is shorter than 2 GiB"
+        )]
+        let surplus = surplus as i32;
+        // SAFETY: the context pointer is valid for the run of the program.
+        let code = unsafe { helpers::generated::bpf_xdp_adjust_tail(self.0.ctx, -surplus) };
+        (code == 0).then_some(())
+    }
+
+    /// Puts `len` bytes before the frame. Invalidates views.
+    #[inline(always)]
+    pub(crate) fn grow_head(&self, len: usize) -> Option<()> {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_possible_wrap,
+            reason = "a few bytes"
+        )]
+        let len = len as i32;
+        // SAFETY: the context pointer is valid for the run of the program.
+        let code = unsafe { helpers::generated::bpf_xdp_adjust_head(self.0.ctx, -len) };
+        (code == 0).then_some(())
     }
 
     /// Sends it out of `ifindex`.
@@ -303,6 +345,15 @@ impl<'a> Skb<'a> {
         let skb = self.0.skb.skb;
         // SAFETY: the context pointer is valid for the run of the program.
         let code = unsafe { helpers::generated::bpf_skb_change_tail(skb, len, 0) };
+        (code == 0).then_some(())
+    }
+
+    /// Puts `len` bytes before the frame. Invalidates views.
+    #[inline(always)]
+    pub(crate) fn grow_head(&self, len: u32) -> Option<()> {
+        let skb = self.0.skb.skb;
+        // SAFETY: the context pointer is valid for the run of the program.
+        let code = unsafe { helpers::generated::bpf_skb_change_head(skb, len, 0) };
         (code == 0).then_some(())
     }
 

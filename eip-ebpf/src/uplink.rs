@@ -17,6 +17,7 @@ use crate::{
     maps,
     packet::{Frame, Skb, View},
     rewrite::{Change, Hop, translate_frame},
+    too_large::{self, TOO_LARGE},
     verdict::Verdict,
 };
 
@@ -49,39 +50,48 @@ pub(crate) fn carries(view: View<'_>) -> Carries {
     }
 }
 
-/// tc ingress, to its end.
+/// tc ingress, to its end, or [`TOO_LARGE`].
 #[inline(never)]
 pub(crate) fn receive<A: Family>(skb: &Skb<'_>) -> i32 {
-    received::<A>(skb).finish_tc(Hook::UplinkTc, skb)
+    match received::<A>(skb) {
+        Some(verdict) => verdict.finish_tc(Hook::UplinkTc, skb),
+        None => TOO_LARGE,
+    }
 }
 
 /// Checks the sender and delivers.
 #[inline(always)]
-fn received<A: Family>(skb: &Skb<'_>) -> Verdict {
+fn received<A: Family>(skb: &Skb<'_>) -> Option<Verdict> {
     let Some((_, destination)) = A::addresses(&skb.view()) else {
-        return Verdict::of(Reason::NotIp);
+        return Some(Verdict::of(Reason::NotIp));
     };
     let binding = A::binding(destination);
     let Some(binding) = &binding else {
-        return Verdict::of(Reason::NotEip);
+        return Some(Verdict::of(Reason::NotEip));
     };
     if maps::is_fenced(binding.slot) {
-        return Verdict::of_binding(Reason::Fenced, binding.slot);
+        return Some(Verdict::of_binding(Reason::Fenced, binding.slot));
     }
     let headers = A::headers(skb);
     let Ok(headers) = &headers else {
-        return Verdict::of_binding(Reason::Malformed, binding.slot);
+        return Some(Verdict::of_binding(Reason::Malformed, binding.slot));
     };
     if headers.transport.kind == Kind::Discovery {
-        return Verdict::of_binding(Reason::LinkScope, binding.slot);
+        return Some(Verdict::of_binding(Reason::LinkScope, binding.slot));
     }
     let source_net = A::net(headers.source);
     if source_net & NET_EIP != 0 && A::binding(headers.source).is_some() {
-        return Verdict::of_binding(Reason::SpoofedFromNetwork, binding.slot);
+        return Some(Verdict::of_binding(
+            Reason::SpoofedFromNetwork,
+            binding.slot,
+        ));
     }
     let mut plan = Plan::untouched(headers, Reason::NotEip, binding.slot);
     deliver(skb, headers, source_net, binding, &mut plan);
-    carry_out(skb, headers, &plan)
+    if plan.reason == Reason::TooLarge {
+        return None;
+    }
+    Some(carry_out(skb, headers, &plan))
 }
 
 /// XDP, to its end.
@@ -101,10 +111,15 @@ fn classified<A: Family>(frame: &Frame<'_>) -> Verdict {
     let Some(binding) = &binding else {
         return Verdict::of(Reason::NotEip);
     };
-    if binding.delivery != Delivery::Xdp as u8 || maps::is_fenced(binding.slot) {
+    let is_large = view.l3_len() > binding.mtu && binding.delivery != Delivery::Stack as u8;
+    let is_express = binding.delivery == Delivery::Xdp as u8;
+    if !(is_large || is_express) || maps::is_fenced(binding.slot) {
         return Verdict::of_binding(Reason::LeftToTc, binding.slot);
     }
-    match &A::plain_headers(view) {
+    if is_large {
+        return too_large::in_xdp::<A>(frame, binding.mtu, binding.slot);
+    }
+    match &A::plain_headers(view, view.l3_len()) {
         Ok(headers) if may_take_express(headers, binding) => express(frame, headers, binding),
         Ok(_) | Err(ParseError::Malformed | ParseError::NotIp) => {
             Verdict::of_binding(Reason::LeftToTc, binding.slot)

@@ -330,6 +330,10 @@ impl Walk<'_> {
                 format!("dropped at {} on {}: {reason}", hook.name(), name(ifindex)),
             ),
             (_, TraceAction::Reflect) => done(End::Lost, format!("answered by {}: {reason}", hook.name())),
+            (_, TraceAction::Redirect) if ran.reason == Some(Reason::TooLargeAnswered) => done(
+                End::Lost,
+                "too large for the VM's link: its sender is told the MTU".to_owned(),
+            ),
             (_, TraceAction::Redirect) => self.redirected(ran.reason, packet),
             (Hook::UplinkXdp, TraceAction::Pass) => go(Place::At(Hook::UplinkTc, ifindex)),
             (Hook::DoorIn, TraceAction::Pass) => {

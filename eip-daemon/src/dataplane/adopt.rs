@@ -12,7 +12,10 @@ use std::{
 };
 
 use aya::programs::ProgramError;
-use eip_common::{abi::Uplink, reason::Hook};
+use eip_common::{
+    abi::{UPLINK_SENDS_XDP, Uplink},
+    reason::Hook,
+};
 
 use super::{
     attach::{self, AttachError, TcPlace, WithoutXdp, tc_place},
@@ -112,6 +115,7 @@ impl Judge<'_> {
             let entry = self.uplinks.get(ifindex);
             if let Some(Uplink { mtu, mac, .. }) = entry
                 .copied()
+                .filter(|entry| entry.flags == uplink_flags(interface))
                 .filter(|_| self.is_uplink_attached(census, interface))
             {
                 let name = interface.link.name.clone();
@@ -215,6 +219,19 @@ impl Census {
     }
 }
 
+/// What the programs may rely on at this uplink, as it is attached now.
+///
+/// Every driver that runs XDP sends back what the program says; a veth does so only into another XDP
+/// program at its other end, and the generic path sees what GRO has merged.
+pub(super) fn uplink_flags(interface: &Interface) -> u8 {
+    let is_native = interface.xdp.is_some_and(|program| program.is_native);
+    if is_native && interface.link.kind != "veth" {
+        UPLINK_SENDS_XDP
+    } else {
+        0
+    }
+}
+
 /// The hooks of tc with their places.
 pub(super) fn tc_hooks() -> impl Iterator<Item = (Hook, TcPlace)> {
     Hook::ALL
@@ -267,9 +284,44 @@ fn unreadable(hook: Hook, interface: &Interface, source: ProgramError) -> Attach
 
 #[cfg(test)]
 mod tests {
-    use eip_common::reason::Hook;
+    use eip_common::{abi::UPLINK_SENDS_XDP, reason::Hook};
 
-    use super::parse_pin;
+    use super::{Interface, parse_pin, uplink_flags};
+    use crate::{dataplane::netlink::links::XdpProgram, model::Link};
+
+    #[test]
+    fn only_a_driver_with_a_queue_of_its_own_sends_xdp_frames() {
+        let uplink = |kind: &str, xdp| Interface {
+            link: Link {
+                ifindex: 2,
+                name: "eth1".to_owned(),
+                kind: kind.to_owned(),
+                mac: None,
+                mtu: 1500,
+                master: None,
+                is_up: true,
+            },
+            xdp,
+            is_running: true,
+        };
+        let native = Some(XdpProgram {
+            id: 7,
+            is_native: true,
+        });
+        let generic = Some(XdpProgram {
+            id: 7,
+            is_native: false,
+        });
+        assert_eq!(uplink_flags(&uplink("", native)), UPLINK_SENDS_XDP);
+        assert_eq!(uplink_flags(&uplink("bond", native)), UPLINK_SENDS_XDP);
+        for other in [
+            uplink("veth", native),
+            uplink("", generic),
+            uplink("", None),
+        ] {
+            assert_eq!(uplink_flags(&other), 0);
+        }
+    }
 
     #[test]
     fn a_pin_names_its_interface_and_hook() {

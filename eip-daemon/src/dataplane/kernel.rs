@@ -158,7 +158,9 @@ impl KernelDataPlane {
         attacher.attach_tc(&interface, Hook::UplinkTc).await?;
         let without = attacher.attach_xdp(&interface).await?;
         self.remember_xdp(ifindex, &interface.link.name, without);
-        self.maps.put_uplink(ifindex, state)
+        // How the program came to run there is known only now.
+        let flags = adopt::uplink_flags(&self.interface(ifindex).await?);
+        self.maps.put_uplink(ifindex, state, flags)
     }
 
     /// Reported, never silent.

@@ -256,8 +256,8 @@ impl Tracer for KernelTracer {
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
-            // XDP programs do not ask on which interface they are, and the kernel refuses one without
-            // registered queues.
+            // The kernel refuses an interface without registered queues here. The XDP program asks for
+            // its interface only where it would answer itself: tc gives that answer in a trace.
             ctx_in: (hook != Hook::UplinkXdp).then_some(&context),
             ..TestRunOptions::new()
         };

@@ -1,11 +1,15 @@
 //! One copy of the programs with maps of its own.
 
-use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
+use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr, time::Duration};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie::Key},
+    maps::{
+        Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf,
+        lpm_trie::Key,
+    },
     programs::{SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp},
+    util::nr_cpus,
 };
 use eip_common::{
     abi::{
@@ -15,6 +19,8 @@ use eip_common::{
     },
     reason::{Hook, Reason, counter_index},
 };
+
+use nix::time::{ClockId, clock_gettime};
 
 use crate::{packet::ip, packet6::ip6};
 
@@ -37,7 +43,7 @@ pub enum Action {
     Pass,
     /// Dropped.
     Drop,
-    /// Redirected.
+    /// Redirected, or sent back.
     Redirect,
 }
 
@@ -258,12 +264,18 @@ impl World {
 
     /// Makes an interface an uplink.
     pub fn uplink(&mut self, ifindex: u32, mtu: u32) {
+        self.uplink_with(ifindex, mtu, 0);
+    }
+
+    /// Makes an interface an uplink with these flags.
+    pub fn uplink_with(&mut self, ifindex: u32, mtu: u32, flags: u8) {
         let map = self.ebpf.map_mut(map::UPLINKS).expect("map");
         let mut map: HashMap<&mut MapData, u32, Uplink> = map.try_into().expect("a hash map");
         let uplink = Uplink {
             mtu,
             mac: UPLINK_MAC,
-            reserved: [0; 2],
+            flags,
+            reserved: 0,
         };
         map.insert(ifindex, uplink, 0).expect("room");
     }
@@ -421,7 +433,7 @@ impl World {
         let action = match (hook, result.return_value) {
             (Hook::UplinkXdp, 2) | (_, u32::MAX | 0) => Action::Pass,
             (Hook::UplinkXdp, 1) | (_, 2) => Action::Drop,
-            (Hook::UplinkXdp, 4) | (_, 7) => Action::Redirect,
+            (Hook::UplinkXdp, 3 | 4) | (_, 7) => Action::Redirect,
             (hook, code) => panic!("{} returned {code}", hook.name()),
         };
         let moved = self.moved();
@@ -435,6 +447,23 @@ impl World {
             traffic,
             hook,
         }
+    }
+
+    /// As if every CPU had told that many senders in this second that their packet is too large.
+    pub fn answered_before(&mut self, answers: u32) {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a clock");
+        let nanoseconds = Duration::from(now).as_nanos();
+        let quota = Quota {
+            window: u64::try_from(nanoseconds >> 30).expect("a small number"),
+            lost: 0,
+            taken: 0,
+            answers,
+        };
+        let map = self.ebpf.map_mut(map::QUOTA).expect("map");
+        let mut map: PerCpuArray<&mut MapData, Quota> = map.try_into().expect("an array");
+        let cpus = nr_cpus().expect("the CPUs of the machine");
+        let values = PerCpuValues::try_from(vec![quota; cpus]).expect("a value for each");
+        map.set(0, values, 0).expect("room");
     }
 
     /// Has the programs write samples.

@@ -182,23 +182,6 @@ fn a_packet_whose_ttl_ends_here_goes_to_the_kernel_for_the_answer() {
 }
 
 #[test]
-fn a_packet_larger_than_the_link_of_the_vm_goes_to_the_kernel_for_the_answer() {
-    let mut world = World::node();
-    world.bind(EIP, VM, Delivery::Peer);
-    let fits = ends(CLIENT, EIP).udp(1, 2, &[0; 1400 - 28]);
-    world
-        .send(Hook::UplinkTc, &fits)
-        .ended(Reason::DeliveredPeer);
-    let too_large = ends(CLIENT, EIP).udp(1, 2, &[0; 1400 - 27]);
-    world
-        .send(Hook::UplinkTc, &too_large)
-        .ended(Reason::TooLarge)
-        .with(Action::Pass)
-        .carried(&[])
-        .leaving(&too_large);
-}
-
-#[test]
 fn a_packet_that_may_be_fragmented_is_handed_over_whole() {
     let udp = ends(CLIENT, EIP).udp(1, 2, &[7; 1450]);
     let packet = ends(CLIENT, EIP).raw_with(17, &udp[34..], |header| header.dont_fragment = false);
@@ -225,7 +208,9 @@ fn a_packet_that_may_be_fragmented_is_handed_over_whole() {
 fn all_fragments_of_a_datagram_take_one_way_through_the_neigh_lane() {
     let mut world = World::node();
     world.bind(EIP, VM, Delivery::Neigh);
-    let pieces = fragment(&ends(CLIENT, EIP).udp(9, 10, &[0xa5; 3000]), 1480);
+    let udp = ends(CLIENT, EIP).udp(9, 10, &[0xa5; 3000]);
+    let whole = ends(CLIENT, EIP).raw_with(17, &udp[34..], |header| header.dont_fragment = false);
+    let pieces = fragment(&whole, 1480);
     // An uplink as small as the link of the VM carries no fragment that is too large.
     world.uplink(PORT, 1400);
     world
@@ -251,9 +236,8 @@ fn a_super_packet_is_judged_by_its_segments() {
         .with(Action::Redirect);
     world
         .send_segmented(Hook::UplinkTc, &packet, 1361)
-        .ended(Reason::TooLarge)
-        .with(Action::Pass)
-        .leaving(&packet);
+        .ended(Reason::TooLargeAnswered)
+        .with(Action::Redirect);
 }
 
 #[test]

@@ -39,7 +39,8 @@ fn example(reason: Reason) -> Option<(Hook, Delivery, Vec<u8>)> {
         Reason::NotBound => (DoorOut, Peer, ends("10.244.1.99", CLIENT).udp(1, 2, b"x")),
         Reason::Direct => (DoorIn, Peer, ends(POD, VM).udp(1, 2, b"x")),
         Reason::TtlExceeded => (DoorOut, Peer, ends(VM, CLIENT).ttl(1).udp(1, 2, b"x")),
-        Reason::TooLarge => (UplinkTc, Peer, ends(CLIENT, EIP).udp(1, 2, &[0; 1400])),
+        Reason::TooLarge => (DoorOut, Peer, ends(VM, CLIENT).udp(1, 2, &[0; 1500])),
+        Reason::TooLargeAnswered => (UplinkTc, Peer, ends(CLIENT, EIP).udp(1, 2, &[0; 1400])),
         Reason::SentToStack => (DoorOut, Stack, outbound()),
         Reason::DeliveredPeer => (UplinkTc, Peer, inbound()),
         Reason::DeliveredNeigh => (UplinkTc, Neigh, inbound()),
@@ -60,6 +61,7 @@ fn example(reason: Reason) -> Option<(Hook, Delivery, Vec<u8>)> {
         | Reason::NoRoute
         | Reason::RewriteFailed
         | Reason::Fenced
+        | Reason::TooLargeDropped
         | Reason::NeighbourAnswered
         | Reason::NotAnnounced
         | Reason::AddressClaimed => return None,

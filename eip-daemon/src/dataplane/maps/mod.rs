@@ -95,16 +95,18 @@ impl Maps {
         Ok(entries.into_iter().collect())
     }
 
-    /// Writes an uplink.
+    /// Writes an uplink. `flags` are about its attachment: [`Uplink::flags`].
     pub(crate) fn put_uplink(
         &mut self,
         ifindex: u32,
         state: &UplinkState,
+        flags: u8,
     ) -> Result<(), DataPlaneError> {
         let value = Uplink {
             mtu: state.mtu,
             mac: state.mac,
-            reserved: [0; 2],
+            flags,
+            reserved: 0,
         };
         let written = self.uplinks.insert(ifindex, value, 0);
         written.map_err(|source| failed(map::UPLINKS, source))

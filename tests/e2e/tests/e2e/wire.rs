@@ -1,6 +1,6 @@
 //! Packets made by hand: what arrives is exactly what was sent, but for the address.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use eip_lab::{
     daemon::DaemonOptions,
@@ -10,7 +10,7 @@ use eip_lab::{
     sniff::{Injector, Sniffer, Way},
     traffic::{self, Bulk, PATIENCE, SILENCE},
     wait::wait_until,
-    world::WorldOptions,
+    world::{WireFrames, WorldOptions},
 };
 use etherparse::{
     IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, PacketBuilder,
@@ -440,11 +440,25 @@ fn fragments_arrive(stage: &Stage, families: &[Family]) {
     }
 }
 
-#[test]
-fn a_packet_too_large_for_the_vm_is_answered_with_its_mtu() {
-    let Some(stage) = small_links("auto", ForwardAccept::Missing) else {
+/// Every line of a stage with small links is told of them, by TCP, UDP and by hand.
+fn the_sender_is_told(world: WorldOptions, xdp_mode: &'static str) {
+    let world = WorldOptions {
+        guest_mtu: 1400,
+        ..world
+    };
+    let daemon = DaemonOptions {
+        xdp_mode,
+        ..DaemonOptions::default()
+    };
+    let Some(mut stage) = Stage::dual(world, daemon) else {
         return;
     };
+    // The kernel would answer from the management network now.
+    stage
+        .world
+        .node
+        .sysctl("ipv4/icmp_errors_use_inbound_ifaddr=0")
+        .unwrap();
     for line in lines() {
         let Line {
             vm,
@@ -462,20 +476,74 @@ fn a_packet_too_large_for_the_vm_is_answered_with_its_mtu() {
         // Two bytes or, in ICMPv6, four, which begin with zeros.
         let mtu = error.payload.get(6..8);
         assert_eq!(mtu, Some(&1400_u16.to_be_bytes()[..]), "{}", vm.name);
+        assert_eq!((error.source, error.destination), (eip, far));
         let quoted = error.quoted().unwrap();
         assert_eq!((quoted.source, quoted.destination), (far, eip));
-    }
-}
 
-#[test]
-fn tcp_finds_the_smaller_mtu_of_the_vm_by_itself() {
-    let Some(stage) = small_links("auto", ForwardAccept::Missing) else {
-        return;
-    };
-    for Line { eip, .. } in lines() {
+        // The client has it from a frame of its own now; TCP has to find it by itself.
+        for cache in ["ip -4 route flush cache", "ip -6 route flush cache"] {
+            stage.world.client.sh(cache).unwrap();
+        }
         for way in [Bulk::Upload, Bulk::Download] {
             traffic::bulk(&stage.world.client, at(eip), way, 2_000_000).unwrap();
         }
+    }
+    stage
+        .daemon
+        .settle("the answers are counted", |daemon| {
+            daemon
+                .count("uplink-tc", "too-large-answered")
+                .is_ok_and(|count| count >= 4)
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_sender_of_packets_too_large_for_the_vm_is_told_by_the_eip() {
+    the_sender_is_told(WorldOptions::default(), "auto");
+}
+
+#[test]
+fn a_sender_of_packets_too_large_for_the_vm_is_told_without_xdp() {
+    the_sender_is_told(WorldOptions::default(), "off");
+}
+
+/// GRO, super-packets and unfinished checksums on the uplink: the frame that goes back has one, too.
+#[test]
+fn a_sender_of_super_packets_too_large_for_the_vm_is_told_in_generic_xdp() {
+    let world = WorldOptions {
+        wire: WireFrames::Partial,
+        ..WorldOptions::default()
+    };
+    the_sender_is_told(world, "generic");
+}
+
+#[test]
+fn a_udp_sender_behind_a_virtual_nic_learns_the_mtu_of_the_vm() {
+    let world = WorldOptions {
+        guest_mtu: 1400,
+        wire: WireFrames::Partial,
+        ..WorldOptions::default()
+    };
+    let Some(stage) = Stage::dual(world, DaemonOptions::default()) else {
+        return;
+    };
+    for Line { eip, family, .. } in lines() {
+        let client = &stage.world.client;
+        let whole = match family {
+            Family::V4 => 1472,
+            Family::V6 => 1452,
+        };
+        let learned = format!("the client knows the MTU toward {eip}");
+        wait_until(Duration::from_mins(1), &learned, || {
+            let _lost = traffic::udp(client, at(eip), whole, SILENCE);
+            client
+                .sh(&format!("ip route get {eip}"))
+                .is_ok_and(|route| route.contains("mtu 1400"))
+        })
+        .unwrap();
+        // Cut to pieces by their sender, as large as they may be.
+        traffic::udp(client, at(eip), whole, PATIENCE).unwrap();
     }
 }
 
