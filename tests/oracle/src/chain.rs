@@ -1,14 +1,14 @@
 //! One chain: router, node, VMs; and frames in and out of it.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     time::{Duration, Instant},
 };
 
 use eip_lab::{
     daemon::{Daemon, DaemonOptions},
     firewall::Firewall,
-    plan::{CLIENT, GuestPlan, VM1, VM2, eip, mac_text},
+    plan::{CLIENT, Family, GuestPlan, VM1, VM2, eip, mac_text},
     sniff::{Injector, Tap},
     world::{DefaultRoute, GuestGro, World, WorldOptions},
 };
@@ -16,6 +16,7 @@ use eip_lab::{
 use crate::{
     Direction, Step, conntrack,
     packet::{self, Body, Ends, Header, Sum},
+    six,
 };
 
 /// The VMs of every chain: one behind a routed veth, one behind a bridge.
@@ -35,6 +36,13 @@ const BARRIER: u16 = 9;
 pub fn addresses(guest: usize) -> ([u8; 4], [u8; 4]) {
     let (plan, eip) = GUESTS[guest];
     (plan.address.v4.octets(), eip.octets())
+}
+
+/// As [`addresses`], in IPv6.
+pub fn addresses6(guest: usize) -> ([u8; 16], [u8; 16]) {
+    let (plan, _) = GUESTS[guest];
+    let eip = [eip::VM1, eip::VM2][guest].v6;
+    (plan.address.v6.octets(), eip.octets())
 }
 
 /// What is between the two wires.
@@ -84,12 +92,17 @@ impl Chain {
         chain.mute()?;
         for guest in 0..GUESTS.len() {
             // Neighbours find each other with the first frames; none of a test may wait for that.
-            chain.barrier(Direction::Inward, guest)?;
-            chain.barrier(Direction::Outward, guest)?;
+            for family in Family::BOTH {
+                chain.barrier(family, Direction::Inward, guest)?;
+                chain.barrier(family, Direction::Outward, guest)?;
+            }
         }
         if let (Translator::Ours(delivery), Some(daemon)) = (translator, &mut chain.daemon) {
-            for (_, eip) in GUESTS {
-                daemon.wait_delivery(&eip.to_string(), delivery)?;
+            for (guest, (_, eip)) in GUESTS.into_iter().enumerate() {
+                let eip6 = Ipv6Addr::from(addresses6(guest).1);
+                for eip in [eip.to_string(), eip6.to_string()] {
+                    daemon.wait_delivery(&eip, delivery)?;
+                }
             }
         }
         Ok(chain)
@@ -127,8 +140,9 @@ impl Chain {
                         ..DaemonOptions::default()
                     },
                 )?;
-                for (plan, eip) in GUESTS {
+                for (guest, (plan, eip)) in GUESTS.into_iter().enumerate() {
                     daemon.serve(&plan, eip)?;
+                    daemon.serve(&plan, Ipv6Addr::from(addresses6(guest).1))?;
                 }
                 Some(daemon)
             }
@@ -165,8 +179,12 @@ impl Chain {
     /// # Errors
     /// When nft refuses.
     pub fn mute(&self) -> anyhow::Result<()> {
+        // Neighbours are still to be found.
         let silence = "table ip mute {\n  chain silence {\n    \
-                       type filter hook prerouting priority raw; policy drop;\n  }\n}\n";
+                       type filter hook prerouting priority raw; policy drop;\n  }\n}\n\
+                       table ip6 mute {\n  chain silence {\n    \
+                       type filter hook prerouting priority raw; policy drop;\n    \
+                       icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept\n  }\n}\n";
         self.world.router.nft(silence)?;
         for guest in self.world.guests() {
             guest.ns.nft(silence)?;
@@ -199,38 +217,42 @@ impl Chain {
     pub fn pass(&mut self, step: &Step) -> anyhow::Result<Outcome> {
         let end = self.end(step.direction, step.guest);
         let mut frame = [end.next, end.injector.mac].concat();
-        frame.extend([8, 0]);
+        frame.extend(step.ethertype());
         frame.extend(&step.packet);
         end.injector.send(&frame)?;
-        let arrived = self.barrier(step.direction, step.guest)?;
-        let returned = self.barrier(step.direction.turned(), step.guest)?;
+        let family = step.family();
+        let arrived = self.barrier(family, step.direction, step.guest)?;
+        let returned = self.barrier(family, step.direction.turned(), step.guest)?;
         Ok(Outcome { arrived, returned })
     }
 
     /// Sends a frame after which nothing of what was sent before can come, and returns what came.
-    fn barrier(&mut self, direction: Direction, guest: usize) -> anyhow::Result<Vec<Vec<u8>>> {
+    fn barrier(
+        &mut self,
+        family: Family,
+        direction: Direction,
+        guest: usize,
+    ) -> anyhow::Result<Vec<Vec<u8>>> {
         self.barriers += 1;
         let mark = format!("barrier {}", self.barriers).into_bytes();
-        let (vm, eip) = addresses(guest);
-        let client = CLIENT.v4.octets();
-        let (source, destination) = match direction {
-            Direction::Inward => (client, eip),
-            Direction::Outward => (vm, client),
-        };
         let body = Body::Udp {
             lite: false,
             ports: (BARRIER, BARRIER),
             sum: Sum::Right,
             payload: mark.clone(),
         };
-        let ends = Ends {
-            source,
-            destination,
+        let step = Step {
+            direction,
+            guest,
+            packet: match family {
+                Family::V4 => whole(direction, guest, &body),
+                Family::V6 => whole6(direction, guest, &body),
+            },
         };
         let end = self.end(direction, guest);
         let mut frame = [end.next, end.injector.mac].concat();
-        frame.extend([8, 0]);
-        frame.extend(packet::whole(&Header::default(), &body, ends));
+        frame.extend(step.ethertype());
+        frame.extend(&step.packet);
         end.injector.send(&frame)?;
         let deadline = Instant::now() + PATIENCE;
         let tap = &self.end(direction.turned(), guest).tap;
@@ -240,10 +262,16 @@ impl Chain {
             if frame.ends_with(&mark) {
                 return Ok(heard);
             }
-            // Other families, neighbour discovery and the bridge's own group reports are not what is
-            // compared.
+            // Neighbour discovery and the bridge's own group reports are not what is compared.
             let is_to_one = frame.first().is_some_and(|byte| byte & 1 == 0);
-            if is_to_one && frame.get(12..14) == Some(&[8, 0]) {
+            let is_ip = match frame.get(12..14) {
+                Some([8, 0]) => true,
+                Some([0x86, 0xdd]) => {
+                    frame.get(20) != Some(&58) || !matches!(frame.get(54), Some(133..=137))
+                }
+                _ => false,
+            };
+            if is_to_one && is_ip {
                 heard.push(frame);
             }
         }
@@ -268,6 +296,36 @@ impl Drop for Chain {
         // Every frame is judged byte by byte here, and a damaged quote shows an inside address on purpose.
         self.world.forgive_leaks();
     }
+}
+
+/// A packet between a VM and the client where it is put in.
+fn whole(direction: Direction, guest: usize, body: &Body) -> Vec<u8> {
+    let (vm, eip) = addresses(guest);
+    let client = CLIENT.v4.octets();
+    let (source, destination) = match direction {
+        Direction::Inward => (client, eip),
+        Direction::Outward => (vm, client),
+    };
+    let ends = Ends {
+        source,
+        destination,
+    };
+    packet::whole(&Header::default(), body, ends)
+}
+
+/// As [`whole`], in IPv6.
+fn whole6(direction: Direction, guest: usize, body: &Body) -> Vec<u8> {
+    let (vm, eip) = addresses6(guest);
+    let client = CLIENT.v6.octets();
+    let (source, destination) = match direction {
+        Direction::Inward => (client, eip),
+        Direction::Outward => (vm, client),
+    };
+    let ends = six::packet::Ends {
+        source,
+        destination,
+    };
+    six::packet::whole(&six::packet::Header::default(), body, ends)
 }
 
 /// Makes two worlds alike to the byte, and their wires honest.
@@ -299,30 +357,41 @@ fn wire(world: &World) -> anyhow::Result<()> {
 
 /// 1:1 NAT as an administrator would write it.
 fn ruleset() -> String {
-    let pairs = |turned: bool| {
-        GUESTS
-            .iter()
-            .map(|(plan, eip)| {
-                let (vm, eip) = (plan.address.v4, *eip);
-                if turned {
-                    format!("{vm} : {eip}")
-                } else {
-                    format!("{eip} : {vm}")
-                }
-            })
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
+    let guests = || 0..GUESTS.len();
+    let v4 = guests().map(|guest| {
+        let (vm, eip) = addresses(guest);
+        (
+            Ipv4Addr::from(vm).to_string(),
+            Ipv4Addr::from(eip).to_string(),
+        )
+    });
+    let v6 = guests().map(|guest| {
+        let (vm, eip) = addresses6(guest);
+        (
+            Ipv6Addr::from(vm).to_string(),
+            Ipv6Addr::from(eip).to_string(),
+        )
+    });
+    let (v4, v6) = (
+        table("ip", &v4.collect::<Vec<_>>()),
+        table("ip6", &v6.collect::<Vec<_>>()),
+    );
+    format!("flush ruleset\n{v4}{v6}")
+}
+
+/// Each VM's address with its EIP, in the tables of one family.
+fn table(family: &str, guests: &[(String, String)]) -> String {
+    let inward = guests.iter().map(|(vm, eip)| format!("{eip} : {vm}"));
+    let outward = guests.iter().map(|(vm, eip)| format!("{vm} : {eip}"));
     format!(
-        "flush ruleset\n\
-         table ip oracle {{\n  \
+        "table {family} oracle {{\n  \
          chain inward {{\n    type nat hook prerouting priority dstnat;\n    \
-         iifname \"up0\" dnat to ip daddr map {{ {} }}\n  }}\n  \
+         iifname \"up0\" dnat to {family} daddr map {{ {} }}\n  }}\n  \
          chain outward {{\n    type nat hook postrouting priority srcnat;\n    \
-         oifname \"up0\" snat to ip saddr map {{ {} }}\n  }}\n  \
+         oifname \"up0\" snat to {family} saddr map {{ {} }}\n  }}\n  \
          chain forward {{\n    type filter hook forward priority filter;\n    \
          ct state invalid counter drop\n  }}\n}}\n",
-        pairs(false),
-        pairs(true)
+        inward.collect::<Vec<_>>().join(", "),
+        outward.collect::<Vec<_>>().join(", ")
     )
 }

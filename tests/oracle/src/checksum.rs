@@ -20,10 +20,10 @@ pub fn internet(bytes: &[u8]) -> u16 {
     !fold(sum(bytes))
 }
 
-/// The checksum of a transport packet behind its IPv4 pseudo header.
-pub fn transport(source: [u8; 4], destination: [u8; 4], protocol: u8, bytes: &[u8]) -> u16 {
+/// The checksum of a transport packet behind its pseudo header, which sums up alike in both families.
+pub fn transport(source: &[u8], destination: &[u8], protocol: u8, bytes: &[u8]) -> u16 {
     let length = u32::try_from(bytes.len()).expect("a packet");
-    !fold(sum(&source) + sum(&destination) + u32::from(protocol) + length + sum(bytes))
+    !fold(sum(source) + sum(destination) + u32::from(protocol) + length + sum(bytes))
 }
 
 /// A checksum after some of the bytes under it were replaced (RFC 1624, equation 3). A wrong one stays

@@ -17,7 +17,8 @@
 //! be wrong in the same way as the programs unnoticed. A third judge, etherparse, computes every
 //! checksum anew.
 //!
-//! [`packet`] describes packets as values that proptest can make and shrink, [`chain`] moves frames.
+//! [`packet`] describes packets as values that proptest can make and shrink, [`chain`] moves frames. [`six`]
+//! does for IPv6 what [`packet`], [`model`] and [`compare`] do for IPv4.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::missing_panics_doc,
@@ -26,6 +27,8 @@
     reason = "test support panics at the line that is wrong"
 )]
 
+use eip_lab::plan::Family;
+
 pub mod chain;
 pub mod checksum;
 pub mod compare;
@@ -33,6 +36,7 @@ pub mod conntrack;
 pub mod model;
 pub mod packet;
 pub mod servers;
+pub mod six;
 
 /// Which way a frame goes through the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +45,26 @@ pub enum Direction {
     Inward,
     /// From a VM to the network.
     Outward,
+}
+
+impl Step {
+    /// The packet's version decides.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        match self.packet.first().map(|byte| byte >> 4) {
+            Some(6) => Family::V6,
+            _ => Family::V4,
+        }
+    }
+
+    /// What stands in the link header.
+    #[must_use]
+    pub fn ethertype(&self) -> [u8; 2] {
+        match self.family() {
+            Family::V4 => [8, 0],
+            Family::V6 => [0x86, 0xdd],
+        }
+    }
 }
 
 /// One frame on its way.

@@ -34,7 +34,8 @@ pub enum Sum {
 }
 
 impl Sum {
-    fn of(self, right: u16) -> u16 {
+    /// What stands in the field.
+    pub fn of(self, right: u16) -> u16 {
         match self {
             Self::Right => right,
             Self::Zero => 0,
@@ -142,13 +143,18 @@ impl Body {
 
     /// Its bytes between two addresses.
     pub fn bytes(&self, ends: Ends) -> Vec<u8> {
+        self.between(&ends.source, &ends.destination)
+    }
+
+    /// As [`Body::bytes`], between addresses of any family; ICMP is that of IPv4.
+    pub fn between(&self, source: &[u8], destination: &[u8]) -> Vec<u8> {
         match self {
             Self::Udp {
                 lite,
                 ports,
                 sum,
                 payload,
-            } => udp(ends, *lite, *ports, *sum, payload),
+            } => udp((source, destination), *lite, *ports, *sum, payload),
             Self::Tcp {
                 ports,
                 flags,
@@ -162,7 +168,7 @@ impl Body {
                 bytes.extend([0; 4]);
                 bytes.extend(options);
                 bytes.extend(payload);
-                let right = checksum::transport(ends.source, ends.destination, 6, &bytes);
+                let right = checksum::transport(source, destination, 6, &bytes);
                 bytes[16..18].copy_from_slice(&sum.of(right).to_be_bytes());
                 bytes
             }
@@ -194,7 +200,13 @@ impl Body {
     }
 }
 
-fn udp(ends: Ends, lite: bool, ports: (u16, u16), sum: Sum, payload: &[u8]) -> Vec<u8> {
+fn udp(
+    (source, destination): (&[u8], &[u8]),
+    lite: bool,
+    ports: (u16, u16),
+    sum: Sum,
+    payload: &[u8],
+) -> Vec<u8> {
     let length = u16::try_from(8 + payload.len()).expect("one datagram");
     let mut bytes = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
     // The coverage of UDP-Lite stands where UDP has its length; both are the whole datagram.
@@ -202,7 +214,7 @@ fn udp(ends: Ends, lite: bool, ports: (u16, u16), sum: Sum, payload: &[u8]) -> V
     bytes.extend([0, 0]);
     bytes.extend(payload);
     let protocol = if lite { 136 } else { 17 };
-    let right = match checksum::transport(ends.source, ends.destination, protocol, &bytes) {
+    let right = match checksum::transport(source, destination, protocol, &bytes) {
         0 => 0xffff,
         right => right,
     };

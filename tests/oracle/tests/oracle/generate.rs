@@ -11,7 +11,7 @@ use proptest::{collection::vec, option, prelude::*};
 /// Longest payload: with all options there may be, a packet still fits the wire.
 const LONGEST: usize = 1380;
 
-fn payload() -> BoxedStrategy<Vec<u8>> {
+pub(crate) fn payload() -> BoxedStrategy<Vec<u8>> {
     prop_oneof![
         4 => vec(any::<u8>(), 0..80),
         1 => vec(any::<u8>(), 0..LONGEST),
@@ -19,7 +19,7 @@ fn payload() -> BoxedStrategy<Vec<u8>> {
     .boxed()
 }
 
-fn sum() -> BoxedStrategy<Sum> {
+pub(crate) fn sum() -> BoxedStrategy<Sum> {
     prop_oneof![
         6 => Just(Sum::Right),
         1 => Just(Sum::Zero),
@@ -28,7 +28,7 @@ fn sum() -> BoxedStrategy<Sum> {
     .boxed()
 }
 
-fn ports() -> BoxedStrategy<(u16, u16)> {
+pub(crate) fn ports() -> BoxedStrategy<(u16, u16)> {
     (1_u16.., 1_u16..).boxed()
 }
 
@@ -68,7 +68,7 @@ fn sound_header() -> BoxedStrategy<Header> {
         .boxed()
 }
 
-fn udp() -> BoxedStrategy<Body> {
+pub(crate) fn udp() -> BoxedStrategy<Body> {
     let lite = prop_oneof![5 => Just(false), 1 => Just(true)];
     (lite, ports(), sum(), payload())
         .prop_map(|(lite, ports, sum, payload)| Body::Udp {
@@ -80,7 +80,7 @@ fn udp() -> BoxedStrategy<Body> {
         .boxed()
 }
 
-fn tcp() -> BoxedStrategy<Body> {
+pub(crate) fn tcp() -> BoxedStrategy<Body> {
     let flags = prop_oneof![
         4 => Just(0x02_u8),
         2 => Just(0x10),
@@ -124,7 +124,7 @@ fn icmp() -> BoxedStrategy<Body> {
         .boxed()
 }
 
-fn sctp() -> BoxedStrategy<Body> {
+pub(crate) fn sctp() -> BoxedStrategy<Body> {
     // INIT, DATA, HEARTBEAT, ABORT; an INIT has 16 bytes at least.
     let chunk = prop_oneof![4 => Just(1_u8), 1 => Just(0), 1 => Just(4), 1 => Just(6)];
     (ports(), chunk, vec(any::<[u8; 4]>(), 4..40))
@@ -136,7 +136,7 @@ fn sctp() -> BoxedStrategy<Body> {
         .boxed()
 }
 
-fn raw() -> BoxedStrategy<Body> {
+pub(crate) fn raw() -> BoxedStrategy<Body> {
     // IPIP, DCCP, GRE, ESP, AH, OSPF, L2TP, and whatever.
     let protocol = prop_oneof![
         Just(4_u8),

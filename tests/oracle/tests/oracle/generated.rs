@@ -1,12 +1,16 @@
 //! Whatever is sent, the same arrives as through netfilter, or what the model says.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, fmt::Debug};
 
+use eip_lab::plan::Family;
 use eip_oracle_tests::compare::Judge;
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use proptest::{
+    strategy::BoxedStrategy,
+    test_runner::{Config, TestCaseError, TestRunner},
+};
 
 use crate::{
-    generate,
+    generate, generate6,
     support::{KINDS, Pair},
 };
 
@@ -18,27 +22,32 @@ fn cases() -> u32 {
         .unwrap_or(400)
 }
 
-fn lane_equals_netfilter(lane: &'static str) {
+/// Judges many cases of one family on one lane.
+fn judged<C: Debug>(
+    lane: &'static str,
+    family: Family,
+    cases: &BoxedStrategy<C>,
+    judge: fn(&mut Pair, &C) -> Result<Judge, String>,
+) {
     let Some(pair) = Pair::raise(lane, 1500) else {
         return;
     };
     let pair = RefCell::new(pair);
     let config = Config {
-        cases: cases(),
+        cases: self::cases(),
         failure_persistence: None,
         max_shrink_iters: 2000,
         ..Config::default()
     };
-    let result = TestRunner::new(config).run(&generate::case(), |case| {
-        pair.borrow_mut()
-            .judge(&case)
+    let result = TestRunner::new(config).run(cases, |case| {
+        judge(&mut pair.borrow_mut(), &case)
             .map(drop)
             .map_err(TestCaseError::fail)
     });
     let pair = pair.into_inner();
-    println!("{lane}:\n{}", pair.summary());
+    println!("{lane}, {family}:\n{}", pair.summary());
     if let Err(error) = result {
-        panic!("{lane}: {error}");
+        panic!("{lane}, {family}: {error}");
     }
     for kind in KINDS {
         assert!(
@@ -47,6 +56,14 @@ fn lane_equals_netfilter(lane: &'static str) {
             pair.summary()
         );
     }
+}
+
+fn lane_equals_netfilter(lane: &'static str) {
+    judged(lane, Family::V4, &generate::case(), Pair::judge);
+}
+
+fn lane_equals_netfilter_in_ipv6(lane: &'static str) {
+    judged(lane, Family::V6, &generate6::case(), Pair::judge_six);
 }
 
 #[test]
@@ -67,4 +84,24 @@ fn the_stack_lane_equals_netfilter() {
 #[test]
 fn the_xdp_lane_equals_netfilter() {
     lane_equals_netfilter("xdp");
+}
+
+#[test]
+fn the_peer_lane_equals_netfilter_in_ipv6() {
+    lane_equals_netfilter_in_ipv6("peer");
+}
+
+#[test]
+fn the_neigh_lane_equals_netfilter_in_ipv6() {
+    lane_equals_netfilter_in_ipv6("neigh");
+}
+
+#[test]
+fn the_stack_lane_equals_netfilter_in_ipv6() {
+    lane_equals_netfilter_in_ipv6("stack");
+}
+
+#[test]
+fn the_xdp_lane_equals_netfilter_in_ipv6() {
+    lane_equals_netfilter_in_ipv6("xdp");
 }

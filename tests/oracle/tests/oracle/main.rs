@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 mod corpus;
 mod generate;
+mod generate6;
 mod generated;
 mod named;
+mod named6;
 mod support;

@@ -7,6 +7,7 @@ use eip_oracle_tests::{
     chain::{Chain, Outcome, Translator},
     compare::{self, Forwarder, Judge},
     packet::{Body, Case, Shape},
+    six,
 };
 use nix::{
     sched::{CpuSet, sched_getcpu, sched_setaffinity},
@@ -82,6 +83,24 @@ impl Pair {
         compare::judge(self.forwarder, steps, &theirs, &ours)
     }
 
+    /// As [`Pair::judge`], for IPv6.
+    pub(crate) fn judge_six(&mut self, case: &six::packet::Case) -> Result<Judge, String> {
+        self.tried = self.tried.wrapping_add(1);
+        let steps = case.steps(self.tried.into());
+        let judge = self.judge_six_steps(&steps)?;
+        *self
+            .tally
+            .entry((label_six(&case.shape), judge))
+            .or_default() += 1;
+        Ok(judge)
+    }
+
+    /// As [`Pair::judge_steps`], for IPv6.
+    pub(crate) fn judge_six_steps(&mut self, steps: &[Step]) -> Result<Judge, String> {
+        let (theirs, ours) = self.pass(steps);
+        six::compare::judge(self.forwarder, steps, &theirs, &ours)
+    }
+
     /// How many cases of a kind a judge decided.
     pub(crate) fn judged(&self, kind: &str, judge: Judge) -> u64 {
         self.tally
@@ -116,15 +135,28 @@ pub(crate) const KINDS: [&str; 8] = [
     "reply",
 ];
 
+fn label_six(shape: &six::packet::Shape) -> &'static str {
+    match shape {
+        six::packet::Shape::Whole(_, body) => label_body(body),
+        six::packet::Shape::Fragmented(..) => "fragments",
+        six::packet::Shape::Error(..) => "error",
+        six::packet::Shape::Reply(..) => "reply",
+    }
+}
+
+fn label_body(body: &Body) -> &'static str {
+    match body {
+        Body::Udp { .. } => "udp",
+        Body::Tcp { .. } => "tcp",
+        Body::Icmp { .. } => "icmp",
+        Body::Sctp { .. } => "sctp",
+        Body::Raw { .. } => "other",
+    }
+}
+
 fn label(shape: &Shape) -> &'static str {
     match shape {
-        Shape::Whole(_, body) => match body {
-            Body::Udp { .. } => "udp",
-            Body::Tcp { .. } => "tcp",
-            Body::Icmp { .. } => "icmp",
-            Body::Sctp { .. } => "sctp",
-            Body::Raw { .. } => "other",
-        },
+        Shape::Whole(_, body) => label_body(body),
         Shape::Fragmented(..) => "fragments",
         Shape::Error(..) => "error",
         Shape::Reply(..) => "reply",
