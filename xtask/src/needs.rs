@@ -118,6 +118,8 @@ const ROUTING: &[User] = &[User::TestInterop];
 
 /// Who puts a router beside the agent as well.
 const ROUTERS: &[User] = &[User::TestInterop, User::TestE2e];
+/// Who shows one.
+const BESIDE_BIRD: &[User] = &[User::TestInterop, User::TestE2e, User::Demo];
 
 /// Who meets the older agent: its callers, and what it leaves on a node.
 const CALLING: &[User] = &[User::TestE2e];
@@ -355,7 +357,7 @@ pub(crate) static NEEDS: &[Need] = &[
     },
     Need {
         name: "BIRD 2",
-        users: ROUTERS,
+        users: BESIDE_BIRD,
         look: || program("bird"),
         cure: Cure::Daemon {
             package: "bird2",

@@ -4,6 +4,7 @@
 //! arrived from which address, and `ok` or what was expected instead. The chapters are functions
 //! below, in the order they are told.
 
+mod bgp;
 mod report;
 
 use std::{net::IpAddr, time::Instant};
@@ -75,6 +76,7 @@ pub fn run(options: &DemoOptions) -> anyhow::Result<Outcome> {
     if options.keep {
         // As `lab up` leaves it; what does not work was reported above.
         let _ = agent.eipctl(&["bind", &eip::VM2.v4.to_string(), "vm2"]);
+        bgp::without_bgp(&world, &agent)?;
         agent.keep();
         world.keep();
         println!(
@@ -139,7 +141,7 @@ fn tell(report: &mut Report, world: &World, agent: &mut Daemon) -> anyhow::Resul
     );
     world.leaks().allow_node_traffic();
     unbind(report, world, agent, &servers);
-    Ok(())
+    bgp::learnt(report, world, agent)
 }
 
 fn before(report: &mut Report, world: &World) {
