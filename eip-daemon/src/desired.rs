@@ -16,6 +16,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::SystemTime,
 };
 
 use ipnet::IpNet;
@@ -133,6 +134,7 @@ struct Candidate<'a> {
     fact: &'a BindingFact,
     vm: IpAddr,
     location: Location,
+    arrived: Option<SystemTime>,
 }
 
 /// Older first; without a creation time (written by hand) older than with one, so that what
@@ -187,7 +189,12 @@ fn assess<'a>(
     let vm = targets.resolve(fact, &node.prefixes)?;
     let location = locate(vm, node.view, &node.settings.uplinks)
         .map_err(|Unplaced { reason, message }| Outcome::Waiting { reason, message })?;
-    Ok(Candidate { fact, vm, location })
+    Ok(Candidate {
+        fact,
+        vm,
+        location,
+        arrived: targets.arrived(fact),
+    })
 }
 
 /// The primary EIP of each VM address. `spec.primary` wins, the oldest of several; without it the
@@ -226,7 +233,12 @@ fn program(
     primaries: &BTreeMap<IpAddr, Primary>,
     node: &Node<'_>,
 ) {
-    let Candidate { fact, vm, location } = candidate;
+    let Candidate {
+        fact,
+        vm,
+        location,
+        arrived,
+    } = candidate;
     let Some(primary) = primaries.get(vm) else {
         return;
     };
@@ -256,17 +268,17 @@ fn program(
     desired.routes.insert(HostRoute { eip, vm, l3 });
     desired
         .announcements
-        .insert(eip, announcement(fact, announce));
+        .insert(eip, announcement(fact, announce, *arrived));
     desired
         .outcomes
         .insert(fact.name.clone(), Outcome::Served { vm, note: remark });
 }
 
-fn announcement(fact: &BindingFact, by: Announce) -> Announcement {
+fn announcement(fact: &BindingFact, by: Announce, arrived: Option<SystemTime>) -> Announcement {
     Announcement {
         binding: fact.name.clone(),
         by,
-        arrived: None,
+        arrived,
     }
 }
 
@@ -276,7 +288,9 @@ fn binding_state(
     primary: &Primary,
     announce: Announce,
 ) -> BindingState {
-    let Candidate { fact, vm, location } = candidate;
+    let Candidate {
+        fact, vm, location, ..
+    } = candidate;
     BindingState {
         vm: *vm,
         port: location.port,

@@ -194,6 +194,9 @@ pub struct VmFact {
     pub phase: VmPhase,
     /// `status.nodeName`.
     pub node: Option<String>,
+    /// When it came here from another node, in seconds since the epoch, as far as is known.
+    #[serde(default)]
+    pub arrived: Option<i64>,
     /// `status.interfaces[]`, the pod network first where it can be told.
     pub interfaces: Vec<VmInterface>,
     /// Where it was read.

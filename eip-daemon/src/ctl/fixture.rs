@@ -241,6 +241,7 @@ pub(crate) fn facts() -> Facts {
         created: Some(1),
         phase: VmPhase::Running,
         node: Some("node-a".into()),
+        arrived: None,
         interfaces: vec![VmInterface {
             name: "default".into(),
             addresses: vec![ip("10.0.0.10")],

@@ -1,6 +1,10 @@
 //! From a binding to the address of its VM on this node.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
 
 use super::{
     prefixes::{self, Prefixes},
@@ -36,6 +40,12 @@ impl<'a> Targets<'a> {
             vms: vms.iter().map(|vm| (&vm.name, vm)).collect(),
             owners,
         }
+    }
+
+    /// When the binding's VM came from another node.
+    pub(super) fn arrived(&self, binding: &BindingFact) -> Option<SystemTime> {
+        let seconds = self.vms.get(&binding.vm)?.arrived?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
     }
 
     /// The VM's address of the EIP's family, when the VM runs here and the address is its own.

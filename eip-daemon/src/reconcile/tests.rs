@@ -154,6 +154,7 @@ pub(super) fn vm(name: &str, addresses: &[&str]) -> VmFact {
         created: None,
         phase: VmPhase::Running,
         node: Some("here".to_owned()),
+        arrived: None,
         interfaces: vec![VmInterface {
             name: "default".to_owned(),
             addresses,

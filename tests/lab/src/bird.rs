@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use crate::{
     command,
     netns::Ns,
-    plan::{self, NODE_UPLINK, ROUTER_UPLINK},
+    plan::{self, CLIENT, NODE_UPLINK, ROUTER_CLIENT, ROUTER_UPLINK},
     wait::wait_until,
 };
 
@@ -21,6 +21,8 @@ use crate::{
 pub const ROUTER_AS: u32 = 64500;
 /// The node's AS.
 pub const NODE_AS: u32 = 64512;
+/// The AS of another node.
+pub const OTHER_AS: u32 = 64513;
 /// Where Debian has it.
 const PROGRAM: &str = "/usr/sbin/bird";
 /// How long it may take to learn, to forget, to answer.
@@ -33,6 +35,8 @@ pub struct BirdOptions {
     pub password: Option<&'static str>,
     /// AS it expects of the node, when it is not [`NODE_AS`].
     pub expected_as: Option<u32>,
+    /// It takes routes from another node as well, see [`Bird::start_other_node`].
+    pub other_node: bool,
 }
 
 /// A running BIRD; stopped when dropped.
@@ -58,10 +62,38 @@ impl Bird {
         for range in [plan::EIP_CIDR, plan::EIP_CIDR6] {
             router.ip(&format!("route del {range}\n"))?;
         }
+        Self::launch(router, dir, &configuration(options))
+    }
+
+    /// Starts one that stands for another node which announces a prefix too, with a path of two ASes, from
+    /// the client's namespace.
+    ///
+    /// # Errors
+    /// When it does not start or does not answer.
+    pub fn start_other_node(client: &Ns, dir: &Path, prefix: &str) -> anyhow::Result<Self> {
+        fs::create_dir_all(dir)?;
+        let (router, node) = (ROUTER_CLIENT.v4, CLIENT.v4);
+        let config = format!(
+            "log stderr all;
+router id {node};
+protocol device {{}}
+protocol static {{ ipv4; route {prefix} blackhole; }}
+protocol bgp to_router {{
+  local {node} as {OTHER_AS};
+  neighbor {router} as {ROUTER_AS};
+  connect retry time 1; connect delay time 1; error wait time 1, 2;
+  ipv4 {{ import none; export filter {{ bgp_path.prepend({OTHER_AS}); accept; }}; }};
+}}
+"
+        );
+        Self::launch(client, dir, &config)
+    }
+
+    fn launch(ns: &Ns, dir: &Path, text: &str) -> anyhow::Result<Self> {
         let config = dir.join("bird.conf");
-        fs::write(&config, configuration(options)).context("write bird.conf")?;
+        fs::write(&config, text).context("write bird.conf")?;
         let log = File::create(dir.join("bird.log"))?;
-        let child = router
+        let child = ns
             .command(PROGRAM)
             .arg("-f")
             .arg("-c")
@@ -151,6 +183,20 @@ fn configuration(options: &BirdOptions) -> String {
         .password
         .map_or_else(String::new, |key| format!("password \"{key}\";"));
     let (router, node) = (ROUTER_UPLINK.v4, NODE_UPLINK.v4);
+    let other = if options.other_node {
+        let (router, node) = (ROUTER_CLIENT.v4, CLIENT.v4);
+        format!(
+            "protocol bgp other_node {{
+  local {router} as {ROUTER_AS};
+  neighbor {node} as {OTHER_AS};
+  passive on;
+  ipv4 {{ import filter hosts4; export none; }};
+}}
+"
+        )
+    } else {
+        String::new()
+    };
     format!(
         "log stderr all;
 debug protocols {{ states, events }};
@@ -171,6 +217,6 @@ protocol bgp node {{
   ipv4 {{ import filter hosts4; export none; }};
   ipv6 {{ import filter hosts6; export none; }};
 }}
-"
+{other}"
     )
 }

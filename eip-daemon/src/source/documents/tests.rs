@@ -241,6 +241,29 @@ fn phases_are_told_apart() {
 }
 
 #[test]
+fn a_live_migration_that_came_here_says_when() {
+    let arrived = |migration: &str| {
+        vm_of(&format!(
+            "{{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, metadata: {{name: v}}, \
+             status: {{phase: Running, nodeName: here, migrationState: {{{migration}}}}}}}"
+        ))
+        .arrived
+    };
+    let ready = "targetNodeDomainReadyTimestamp: '1970-01-01T00:01:00Z'";
+    let ended = "endTimestamp: '1970-01-01T00:02:00Z'";
+    for (migration, expected) in [
+        (format!("targetNode: here, {ready}, {ended}"), Some(60)),
+        (format!("targetNode: here, {ended}"), Some(120)),
+        (format!("targetNode: there, {ready}"), None),
+        (format!("targetNode: here, failed: true, {ended}"), None),
+        ("targetNode: here, endTimestamp: soon".to_owned(), None),
+        ("targetNode: here".to_owned(), None),
+    ] {
+        assert_eq!(arrived(&migration), expected, "{migration}");
+    }
+}
+
+#[test]
 fn addresses_are_read_as_they_are_reported() {
     let fact = vm_with("{}", "[{name: default, ipAddress: '', ipAddresses: []}]");
     assert_eq!(fact.interfaces[0].addresses, Vec::<std::net::IpAddr>::new());

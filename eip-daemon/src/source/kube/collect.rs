@@ -54,6 +54,8 @@ enum Said {
     Granted {
         fact: Box<(BindingFact, VmFact)>,
         is_leaving: bool,
+        /// Another node still has it in force.
+        is_coming: bool,
     },
     /// Another node is to serve it, or none.
     NotHere,
@@ -69,6 +71,7 @@ struct Grant {
     address: String,
     uid: String,
     is_leaving: bool,
+    is_coming: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,6 +188,7 @@ impl Collection {
             address,
             uid,
             is_leaving,
+            is_coming,
         }) = self.granted(status).filter(|_| !is_deleting)
         else {
             return Ok(Said::NotHere);
@@ -208,6 +212,7 @@ impl Collection {
             created: None,
             phase: VmPhase::Running,
             node: Some(self.node.clone()),
+            arrived: None,
             interfaces: vec![VmInterface {
                 name: String::new(),
                 addresses: vec![address],
@@ -217,6 +222,7 @@ impl Collection {
         Ok(Said::Granted {
             fact: Box::new((fact, vm)),
             is_leaving,
+            is_coming,
         })
     }
 
@@ -231,6 +237,9 @@ impl Collection {
                 address: status.vm_address?,
                 uid,
                 is_leaving: false,
+                is_coming: status
+                    .serving
+                    .is_some_and(|serving| serving.node != node && serving.eip.is_some()),
             });
         }
         let serving = status
@@ -241,7 +250,19 @@ impl Collection {
             address: serving.vm_address?,
             uid,
             is_leaving: true,
+            is_coming: false,
         })
+    }
+
+    /// VMs granted to this node that another node still has in force.
+    pub(super) fn coming(&self) -> BTreeSet<ObjectName> {
+        let coming = self.newest().filter_map(|(_, _, said)| match said {
+            Said::Granted {
+                fact, is_coming, ..
+            } if *is_coming => Some(fact.1.name.clone()),
+            _ => None,
+        });
+        coming.collect()
     }
 
     /// What a directory with the same content would say.

@@ -9,6 +9,7 @@
 //! not complete: a node that restarts without the API server serves what it served, and nothing is
 //! removed before every list has been read once.
 
+mod arrivals;
 pub mod client;
 mod collect;
 mod heartbeat;
@@ -31,6 +32,7 @@ use tracing::{debug, info, warn};
 pub use heartbeat::start as start_heartbeat;
 
 use self::{
+    arrivals::Arrivals,
     client::{Changes, follow, resource},
     collect::{Collection, Stream},
 };
@@ -79,6 +81,7 @@ async fn run(client: Client, options: KubeOptions, sender: watch::Sender<Facts>)
     let mut collection = Collection::new(options.node.clone());
     let mut began = boot_time();
     let mut changes = all_changes(&client, &options.node);
+    let mut arrivals = Arrivals::default();
     let mut save_at: Option<Instant> = None;
     loop {
         let settle_at = collection.next_time().map(Instant::from_std);
@@ -104,10 +107,12 @@ async fn run(client: Client, options: KubeOptions, sender: watch::Sender<Facts>)
         if !collection.is_complete() {
             continue;
         }
-        let facts = Facts {
+        let mut facts = Facts {
             read_at: Some(began),
             ..collection.facts()
         };
+        let now = jiff::Timestamp::now().as_second();
+        arrivals.mark(&mut facts, &collection.coming(), now);
         if publish(&sender, facts) {
             save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
         }

@@ -78,6 +78,8 @@ pub struct MigrationState {
     pub target_pod: Option<String>,
     /// When the guest began to run there, in RFC 3339: the earliest safe sign.
     pub target_node_domain_ready_timestamp: Option<String>,
+    /// When it was over, in RFC 3339.
+    pub end_timestamp: Option<String>,
     /// It is over, well or not.
     pub completed: bool,
     /// It did not work: the VM stays where it was.
@@ -113,11 +115,28 @@ impl VirtualMachineInstance {
             name: self.metadata.object_name()?,
             created: self.metadata.created()?,
             phase: self.status.phase(),
+            arrived: self.status.arrived(),
             interfaces: interfaces(&self.spec, &self.status)?,
             node: self.status.node_name.filter(|node| !node.is_empty()),
             uid: self.metadata.uid,
             origin,
         })
+    }
+}
+
+impl VmStatus {
+    /// When the last live migration brought it to where it is, in seconds since the epoch. A time that
+    /// cannot be read is none: it only decides what is preferred for a while.
+    fn arrived(&self) -> Option<i64> {
+        let migration = self.migration_state.as_ref().filter(|one| !one.failed)?;
+        migration
+            .target_node
+            .as_ref()
+            .filter(|target| Some(*target) == self.node_name.as_ref())?;
+        let ready = migration.target_node_domain_ready_timestamp.as_ref();
+        let time = ready.or(migration.end_timestamp.as_ref())?;
+        let time: jiff::Timestamp = time.parse().ok()?;
+        Some(time.as_second())
     }
 }
 

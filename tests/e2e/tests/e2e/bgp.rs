@@ -9,7 +9,7 @@ use std::{
     net::IpAddr,
     process::{Child, Command, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use eip_lab::{
@@ -408,6 +408,74 @@ fn what_is_said_about_routes_follows_the_object_without_a_new_session() {
     );
     assert_eq!(peer(site.daemon())["since"], since);
     assert_eq!(peer(site.daemon())["counters"]["lost"], 0);
+}
+
+/// `vm1`, after a live migration to this node that ended so many seconds ago.
+fn migrated_vm1(seconds: u64) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let ended = now.unwrap().as_secs() - seconds;
+    let format = ["-u", "-d", &format!("@{ended}"), "+%FT%TZ"];
+    let ended = command::output(Command::new("date").args(format)).unwrap();
+    let vm = documents::vm(&VM1, plan::NODE_NAME, "Running");
+    format!(
+        "{vm}  migrationState:\n    targetNode: {}\n    completed: true\n    endTimestamp: \"{}\"\n",
+        plan::NODE_NAME,
+        ended.trim()
+    )
+}
+
+#[test]
+fn a_vm_that_has_just_come_is_preferred_here_and_after_a_while_no_more() {
+    let two_ways = BirdOptions {
+        other_node: true,
+        ..BirdOptions::default()
+    };
+    // As usual both nodes are as far away; a newcomer is nearer.
+    let preference = "  prepend: 1\n  preferred:\n    seconds: 3600\n    set: {prepend: 0, \
+                      communities: [\"64512:200\"]}\n";
+    let Some(mut site) = Site::raise(&two_ways, preference, &[]) else {
+        return;
+    };
+    let dir = site.daemon().dir().join("other-node");
+    let client = &site.stage.world.client;
+    let _other = Bird::start_other_node(client, &dir, VM1_ROUTE).unwrap();
+    let routes = |bird: &Bird| bird.ask(&["show", "route", "for", VM1_ROUTE, "all"]);
+    let best = |bird: &Bird| bird.ask(&["show", "route", "primary", "for", VM1_ROUTE, "all"]);
+    let wait = |what: &str, is_so: &dyn Fn() -> bool| {
+        wait_until(Duration::from_mins(1), what, is_so)
+            .unwrap_or_else(|error| panic!("{error:#}: {:?}", routes(&site.bird)));
+    };
+    wait("the other node is believed", &|| {
+        best(&site.bird).is_ok_and(|best| best.contains("64513 64513"))
+    });
+
+    let documents = site.daemon().documents().clone();
+    documents.write("vmi-vm1.yaml", &migrated_vm1(0)).unwrap();
+    documents.put_binding("vm1", eip::VM1.v4, "vm1").unwrap();
+    wait("the newcomer is preferred while both announce", &|| {
+        let (best, all) = (best(&site.bird), routes(&site.bird));
+        best.is_ok_and(|best| {
+            let path = best.lines().find(|line| line.contains("as_path"));
+            path.is_some_and(|path| path.trim() == "BGP.as_path: 64512")
+                && best.contains("(64512,200)")
+        }) && all.is_ok_and(|all| all.contains("64513 64513"))
+    });
+    site.stage.start_servers();
+    site.client_reaches(eip::VM1.v4);
+    let since = peer(site.daemon())["since"].clone();
+
+    // Its hour is over in a few seconds.
+    documents
+        .write("vmi-vm1.yaml", &migrated_vm1(3595))
+        .unwrap();
+    wait("the mark goes", &|| {
+        routes(&site.bird).is_ok_and(|all| {
+            all.contains("BGP.as_path: 64512 64512") && !all.contains("(64512,200)")
+        })
+    });
+    let all = routes(&site.bird).unwrap();
+    assert!(all.contains("64513 64513"), "both go on: {all}");
+    assert_eq!(peer(site.daemon())["since"], since, "the same session");
 }
 
 #[test]

@@ -94,6 +94,21 @@ fn a_binding_that_moves_stays_until_the_other_node_serves_it() {
 }
 
 #[test]
+fn a_binding_that_another_node_still_serves_is_coming() {
+    for (serving, is_coming) in [
+        (json!({"node": "there", "eip": "203.0.113.10"}), true),
+        (json!({"node": "there"}), false),
+        (json!({"node": "here", "eip": "203.0.113.10"}), false),
+        (Value::Null, false),
+    ] {
+        let mut object = granted("b", 2, "here");
+        object["status"]["serving"] = serving;
+        let collection = listed(&[(Stream::Bindings, vec![object])]);
+        assert_eq!(collection.coming().len(), usize::from(is_coming));
+    }
+}
+
+#[test]
 fn grants_to_others_deleted_objects_and_half_grants_are_not_served() {
     let mut deleted = granted("d", 1, "here");
     deleted["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
