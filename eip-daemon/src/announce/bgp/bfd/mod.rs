@@ -7,8 +7,8 @@
 //!      └───────── watch<BfdStatus> ───────┘
 //! ```
 //!
-//! The thread is the worker's own, so that no amount of route work makes a packet late. It starts
-//! with the first session and ends with the last.
+//! The thread is the worker's own: it waits for no work on routes, only for a CPU like every other. It
+//! starts with the first session and ends with the last.
 
 use std::{
     io,
