@@ -171,9 +171,9 @@ reasons! {
     LeftToTc = 2, "left-to-tc", Pass, false,
         "XDP saw a packet for an elastic IP and left the work to the tc program behind it.",
         "Nothing: this is the normal way of every delivery but `xdp`.";
-    /// VLAN tagged on the wire: the tc program of the VLAN interface does the work.
+    /// VLAN tagged on the wire: the programs of the VLAN interface do the work.
     Tagged = 3, "tagged", Pass, false,
-        "XDP saw a VLAN tag; the tag is removed by the kernel before tc sees the packet.",
+        "The frame has a VLAN tag: it is for the VLAN interface, where it comes by without it.",
         "Nothing, if the VLAN interface is one of the uplinks.";
     /// The destination is pod, service or node network and no reply to a flow of an EIP.
     Bypass = 4, "bypass", Pass, false,

@@ -83,6 +83,11 @@ fn eip_uplink_xdp(context: XdpContext) -> u32 {
 #[classifier]
 fn eip_uplink_tc(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
+    // This hook comes before the VLAN interface, where the same frame comes by without its tag. Delivered
+    // from here it would keep the tag, and whoever receives it would drop it.
+    if skb.is_tagged() {
+        return Verdict::of(Reason::Tagged).finish_tc(Hook::UplinkTc, &skb);
+    }
     match carries(skb.view()) {
         Carries::Ipv4 => match uplink::receive::<Ipv4Wire>(&skb) {
             TOO_LARGE => too_large::in_tc::<Ipv4Wire>(&skb, Hook::UplinkTc),

@@ -2,8 +2,7 @@
 //!
 //! In tc and not in XDP: answers are then the same whatever XDP mode an uplink has, or none; `XDP_TX` out
 //! of a veth needs a program on the other side; and nobody asks often enough for the difference to
-//! count. What is not answered goes on to the kernel untouched, tagged frames too: the tc
-//! program of the VLAN interface sees them without their tag.
+//! count. What is not answered goes on to the kernel untouched.
 
 use eip_common::{
     abi::BINDING_ANSWER_L2,
@@ -186,9 +185,6 @@ struct Ethernet {
 /// The uplink's own address and those of the frame; `None` where nothing is answered.
 #[inline(always)]
 fn link(skb: &Skb<'_>) -> Option<(Mac, Ethernet)> {
-    if skb.is_tagged() {
-        return None;
-    }
     let own = maps::uplink_mac(skb.ifindex())?;
     let view = skb.view();
     let ethernet = Ethernet {

@@ -332,11 +332,15 @@ impl<'a> Skb<'a> {
         self.0.len() as usize
     }
 
-    /// A VLAN tag came with the frame: the kernel has taken it off and remembers it.
+    /// A VLAN tag came with the frame: the kernel has taken it off and remembers it. The tag of VLAN 0 says a
+    /// priority and no VLAN (IEEE 802.1Q section 6.9).
     #[inline(always)]
     pub(crate) fn is_tagged(&self) -> bool {
+        let skb = self.0.skb.skb;
         // SAFETY: the context pointer is valid for the run of the program.
-        unsafe { (*self.0.skb.skb).vlan_present != 0 }
+        let is_present = unsafe { (*skb).vlan_present } != 0;
+        // SAFETY: as above.
+        is_present && unsafe { (*skb).vlan_tci } & 0xfff != 0
     }
 
     /// Cuts or extends the frame. Invalidates views.

@@ -22,4 +22,5 @@ mod spoofing;
 mod surface;
 mod takeover;
 mod trace;
+mod uplinks;
 mod wire;

@@ -38,13 +38,17 @@ pub(crate) struct Stage {
 impl Stage {
     /// The agent, serving nothing.
     pub(crate) fn empty(world: WorldOptions, daemon: DaemonOptions) -> Option<Self> {
-        let world = raise(world)?;
+        raise(world).map(|world| Self::inside(world, daemon))
+    }
+
+    /// The agent in a world that stands already, serving nothing.
+    pub(crate) fn inside(world: World, daemon: DaemonOptions) -> Self {
         let daemon = Daemon::start(&world, daemon).unwrap();
-        Some(Self {
+        Self {
             servers: Vec::new(),
             daemon,
             world,
-        })
+        }
     }
 
     /// The agent, serving `vm1` and `vm2`; echo servers on both, on the client and on every pod.
