@@ -45,6 +45,11 @@ scenarios! {
         => super::right_key_over_ipv6, [bird, frr, gobgp];
     another_key_does_not_let_an_ipv6_session_up: super::Shape::Wire, super::over_ipv6("s3cret")
         => super::wrong_key_over_ipv6, [bird, frr, gobgp];
+    hop_limit_security_fits_together_over_ipv6: super::Shape::Wire,
+        super::RouterOptions {
+            peer: "fd99::2", local: "fd99::1", ttl_security: true, ..super::dialling()
+        }
+        => super::ttl_security_over_ipv6, [bird, frr, gobgp];
     a_router_on_a_link_without_addresses_is_found: super::Shape::Unnumbered,
         super::RouterOptions { unnumbered: true, passive: false, ..super::options() }
         => super::unnumbered, [bird, frr];
@@ -119,6 +124,16 @@ fn wrong_key_over_ipv6(bench: &Bench, _router: &Router<'_>) {
         pause(Duration::from_secs(5));
         let peer = speaker.peer().unwrap();
         assert_eq!(peer["counters"]["opensReceived"], 0, "{peer:#}");
+    }
+}
+
+fn ttl_security_over_ipv6(bench: &Bench, router: &Router<'_>) {
+    for passive in [&[][..], &["--passive"]] {
+        let mut speaker = start(bench, &[OVER_IPV6, &["--ttl-security"], passive].concat());
+        speaker.ask("routes 100").unwrap();
+        router.wait_known(100, 100, SOON).unwrap();
+        speaker.ask("leave").unwrap();
+        router.wait_known(0, 0, SOON).unwrap();
     }
 }
 
