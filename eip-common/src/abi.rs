@@ -122,11 +122,19 @@ pub enum Delivery {
     Neigh = 2,
     /// Translate in XDP and redirect to the port; what XDP cannot take goes by `Peer`.
     Xdp = 3,
+    /// Not here any more: `bpf_redirect_neigh`, untranslated, to the node the VM has moved to.
+    Forward = 4,
 }
 
 impl Delivery {
     /// Every lane.
-    pub const ALL: [Self; 4] = [Self::Stack, Self::Peer, Self::Neigh, Self::Xdp];
+    pub const ALL: [Self; 5] = [
+        Self::Stack,
+        Self::Peer,
+        Self::Neigh,
+        Self::Xdp,
+        Self::Forward,
+    ];
 
     /// The lane a map value names. An unknown byte means the stack lane: the slowest, and the one
     /// that is right wherever any of them is.
@@ -137,6 +145,7 @@ impl Delivery {
             1 => Self::Peer,
             2 => Self::Neigh,
             3 => Self::Xdp,
+            4 => Self::Forward,
             _ => Self::Stack,
         }
     }
@@ -149,6 +158,7 @@ impl Delivery {
             Self::Peer => "peer",
             Self::Neigh => "neigh",
             Self::Xdp => "xdp",
+            Self::Forward => "forward",
         }
     }
 }
@@ -166,7 +176,7 @@ pub const BINDING_ANSWER_L2: u8 = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Binding<A> {
-    /// The VM's address inside the cluster.
+    /// The VM's address inside the cluster; with [`Delivery::Forward`] that of the node it is on.
     pub vm: A,
     /// The VM's own host-side interface (behind a bridge: the bridge port). The door is here.
     pub port_ifindex: u32,
@@ -486,7 +496,7 @@ mod tests {
         for lane in Delivery::ALL {
             assert_eq!(Delivery::from_byte(lane as u8), lane);
         }
-        for byte in 4..=u8::MAX {
+        for byte in 5..=u8::MAX {
             assert_eq!(Delivery::from_byte(byte), Delivery::Stack);
         }
     }

@@ -307,6 +307,11 @@ reasons! {
     TooLargeDropped = 33, "too-large-dropped", Drop, true,
         "As too-large-answered, but this CPU has sent its answers of this second (1000).",
         "Find the sender: it does not listen to ICMP, or does not want to.";
+    /// The VM has moved; the packet follows it.
+    Forwarded = 34, "forwarded", Carry, true,
+        "The VM has just moved to another node: the packet was sent on to that node, as it came.",
+        "Nothing, while it ends by itself: routers had not learnt yet where the VM is. If it goes on until \
+         the hand-over ends (`--handover`), they do not take the other node's announcement.";
 }
 
 /// Room for reasons per hook in the counter array: adding a reason does not change the layout.

@@ -242,6 +242,7 @@ async fn start_source(
             let kube = KubeOptions {
                 node: node.settings.node_name.clone(),
                 snapshot: options.state_dir.join("facts.json"),
+                hand_over: options.hand_over,
                 reread: Arc::clone(&reread),
             };
             if let (Some(after), FenceOn::Isolation) = (options.fence.after, options.fence.on) {

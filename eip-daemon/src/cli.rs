@@ -319,6 +319,16 @@ pub struct ProcessArgs {
     )]
     pub fence_after: String,
 
+    /// How long BGP peers are still told of this node when a VM has moved and the other node serves it;
+    /// what comes here is sent on, three times as long: `10s`, `off`
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "EIP_HANDOVER",
+        default_value = "10s"
+    )]
+    pub handover: String,
+
     /// What ends the renewals: an agent that stands still, or also one whose Lease the API server does
     /// not take any more
     #[arg(

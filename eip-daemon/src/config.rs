@@ -96,6 +96,8 @@ pub struct AgentOptions {
     pub bgp: BgpSettings,
     /// How often EIPs are told on layer 2.
     pub l2: L2Settings,
+    /// How long this node helps out after a VM has moved.
+    pub hand_over: Option<Duration>,
     /// When the kernel stops to serve what this process does not renew.
     pub fence: FencePolicy,
 }
@@ -287,7 +289,9 @@ fn options(
         .as_ref()
         .zip(resync)
         .and_then(|(source, resync)| fence(args, source, resync, findings));
+    let hand_over = findings.keep("--handover", value::hand_over(&args.handover));
     Some(AgentOptions {
+        hand_over: hand_over?,
         fence: fence?,
         source: source?,
         state_dir: args.state_dir.clone(),

@@ -26,6 +26,7 @@ use crate::model::{
     NetworkView, NodeSettings, ObjectName, Outcome, VmState,
 };
 
+mod away;
 mod lane;
 mod locate;
 mod prefixes;
@@ -87,6 +88,7 @@ pub fn compute(facts: &Facts, settings: &NodeSettings, view: &NetworkView) -> De
     for candidate in &served {
         program(&mut desired, candidate, &primaries, &node);
     }
+    away::forward(&mut desired, facts, &node);
     desired
 }
 
@@ -162,6 +164,12 @@ fn settle<'a>(
         let assessed = assess(fact, &targets, node);
         if matches!(assessed, Err(Outcome::Refused { .. })) {
             outcomes.extend(assessed.err().map(|outcome| (fact.name.clone(), outcome)));
+            continue;
+        }
+        // It has left for good: whoever has the EIP here now owes it nothing.
+        if let Some(left) = &fact.moving.left {
+            let node = left.node.clone();
+            outcomes.insert(fact.name.clone(), Outcome::Elsewhere { node });
             continue;
         }
         if let Some(holder) = holders.get(&fact.eip) {

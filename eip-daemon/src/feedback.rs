@@ -11,6 +11,7 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -307,6 +308,26 @@ fn condition(
     condition.after(before)
 }
 
+/// The node's address toward its neighbours, of the family of an EIP.
+fn segment_address(report: &Report, eip: IpAddr) -> Option<IpAddr> {
+    let settings = report.settings.as_ref()?;
+    let uplinks = settings.uplinks.iter().filter_map(|name| {
+        let mut links = report.view.links.values();
+        links.find(|link| link.name == *name)
+    });
+    let is_link_local = |address: &IpAddr| match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    uplinks
+        .flat_map(|link| {
+            let own = report.view.addresses.iter();
+            own.filter(|own| own.ifindex == link.ifindex)
+        })
+        .map(|own| own.address.addr())
+        .find(|address| address.is_ipv4() == eip.is_ipv4() && !is_link_local(address))
+}
+
 /// What a report says about one binding; nothing about one that is another node's.
 fn said(binding: &BindingReport, report: &Report, network: &Network, node: &str) -> Option<Said> {
     let fact = &binding.fact;
@@ -316,6 +337,7 @@ fn said(binding: &BindingReport, report: &Report, network: &Network, node: &str)
         ..Serving::default()
     };
     if let (Outcome::Served { .. }, Some(state)) = (&binding.outcome, &binding.programmed) {
+        serving.node_address = segment_address(report, fact.eip).map(|found| found.to_string());
         serving.eip = Some(fact.eip.to_string());
         serving.vm_address = Some(state.vm.to_string());
         serving.interface = report

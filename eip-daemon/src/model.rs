@@ -156,6 +156,28 @@ pub struct BindingFact {
     pub announce: Option<Announce>,
     /// Where it was read.
     pub origin: Option<Origin>,
+    /// Its VM has just gone. Not for the next process.
+    #[serde(skip)]
+    pub moving: Moving,
+}
+
+/// The time around a move from one node to another.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Moving {
+    /// The other node serves it; what still comes here follows.
+    pub left: Option<HandOver>,
+}
+
+/// A VM that another node serves already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOver {
+    /// That node.
+    pub node: String,
+    /// Its address on a segment it shares with an uplink of this node, as it says.
+    pub to: Option<IpAddr>,
+    /// Peers are still told of this node too: nothing is missing while routers learn of the other one.
+    pub is_announced: bool,
 }
 
 /// `status.phase` of a `VirtualMachineInstance`, as far as it matters here.
@@ -405,6 +427,8 @@ pub enum Lane {
     Neigh,
     /// [`Delivery::Xdp`].
     Xdp,
+    /// [`Delivery::Forward`].
+    Forward,
 }
 
 impl From<Lane> for Delivery {
@@ -414,6 +438,7 @@ impl From<Lane> for Delivery {
             Lane::Peer => Self::Peer,
             Lane::Neigh => Self::Neigh,
             Lane::Xdp => Self::Xdp,
+            Lane::Forward => Self::Forward,
         }
     }
 }
@@ -425,6 +450,7 @@ impl From<Delivery> for Lane {
             Delivery::Peer => Self::Peer,
             Delivery::Neigh => Self::Neigh,
             Delivery::Xdp => Self::Xdp,
+            Delivery::Forward => Self::Forward,
         }
     }
 }

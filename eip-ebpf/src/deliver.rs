@@ -38,6 +38,7 @@ pub(crate) fn deliver<A: Family>(
         }
         Delivery::Neigh if has_larger_siblings(skb, headers, binding) => Reason::TooLarge,
         Delivery::Neigh => Reason::DeliveredNeigh,
+        Delivery::Forward => Reason::Forwarded,
         Delivery::Peer | Delivery::Xdp => Reason::DeliveredPeer,
     };
     if plan.reason == Reason::DeliveredPeer {
@@ -47,7 +48,7 @@ pub(crate) fn deliver<A: Family>(
         plan.change.macs = Some((binding.vm_mac, binding.node_mac));
         plan.way = Way::Peer(binding.port_ifindex);
         plan.arrives = true;
-    } else if plan.reason == Reason::DeliveredNeigh {
+    } else if matches!(plan.reason, Reason::DeliveredNeigh | Reason::Forwarded) {
         plan.change.hop = Hop::Used;
         plan.way = Way::Neighbour(NextHop {
             ifindex: binding.l3_ifindex,

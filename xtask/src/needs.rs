@@ -119,7 +119,12 @@ const ROUTING: &[User] = &[User::TestInterop];
 /// Who puts a router beside the agent as well.
 const ROUTERS: &[User] = &[User::TestInterop, User::TestE2e];
 /// Who shows one.
-const BESIDE_BIRD: &[User] = &[User::TestInterop, User::TestE2e, User::Demo];
+const BESIDE_BIRD: &[User] = &[
+    User::TestInterop,
+    User::TestE2e,
+    User::TestCluster,
+    User::Demo,
+];
 
 /// Who meets the older agent: its callers, and what it leaves on a node.
 const CALLING: &[User] = &[User::TestE2e];

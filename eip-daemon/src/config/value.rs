@@ -191,6 +191,18 @@ pub(super) fn l2_refresh(text: &str) -> Result<Option<Duration>, String> {
         .ok_or_else(|| format!("{text:?} does not work: {RIGHT}"))
 }
 
+pub(super) fn hand_over(text: &str) -> Result<Option<Duration>, String> {
+    const RIGHT: &str = "write a duration from 1s to 10m, such as 10s, or off";
+    if text.trim() == "off" {
+        return Ok(None);
+    }
+    let limits = Duration::from_secs(1)..=Duration::from_mins(10);
+    duration(text.trim())
+        .filter(|duration| limits.contains(duration))
+        .map(Some)
+        .ok_or_else(|| format!("{text:?} does not work: {RIGHT}"))
+}
+
 /// The agent looks at leases every `resync`: three looks have to fit into one.
 pub(super) fn fence_after(text: &str, resync: Duration) -> Result<Option<Duration>, String> {
     const RIGHT: &str = "write a duration from 3s to 24h, such as 30s or 5m, never or auto";

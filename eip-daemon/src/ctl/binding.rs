@@ -130,6 +130,7 @@ fn with_request(facts: &Facts, request: &BindRequest) -> Facts {
         return facts;
     }
     facts.bindings.push(BindingFact {
+        moving: crate::model::Moving::default(),
         name: request.name.clone(),
         eip: request.eip,
         vm,

@@ -48,6 +48,7 @@ fn name(name: &str) -> ObjectName {
 
 fn fact(object: &str, eip: &str, vm: &str) -> BindingFact {
     BindingFact {
+        moving: crate::model::Moving::default(),
         name: name(object),
         eip: ip(eip),
         vm: name(vm),

@@ -172,7 +172,7 @@ fn announce(report: &Report, item: &BindingReport) -> Option<Announce> {
 pub(super) const fn policy(lane: Lane) -> &'static str {
     match lane {
         Lane::Stack => "iptables-based NetworkPolicy sees client and EIP in this lane",
-        Lane::Peer | Lane::Neigh | Lane::Xdp => {
+        Lane::Peer | Lane::Neigh | Lane::Xdp | Lane::Forward => {
             "iptables-based NetworkPolicy is not seen in this lane"
         }
     }

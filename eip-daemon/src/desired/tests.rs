@@ -128,6 +128,7 @@ fn vm(name: &str, addresses: &[&str]) -> VmFact {
 
 fn binding(name: &str, eip: &str, vm: &str) -> BindingFact {
     BindingFact {
+        moving: crate::model::Moving::default(),
         name: object(name),
         eip: ip(eip),
         vm: object(vm),

@@ -10,7 +10,9 @@
 //!    out of it.
 //! 3. *Uplinks and doors*: programs that find no entry do nothing, so they may stand alone. An entry
 //!    without a door may not: packets would reach the VM untranslated.
-//! 4. *Withdrawal*: host route, EIP, VM. The route first (the stack must not bring what the door no
+//! 4. *Handing over*: an EIP that another node serves now loses its route and is overwritten in place, so
+//!    that what still comes follows its VM at once.
+//!    *Withdrawal*: host route, EIP, VM. The route first (the stack must not bring what the door no
 //!    longer translates), the VM entry last (without it the VM's answers would leave with its own
 //!    address). It comes before step 5 because an EIP that changes hands is taken from the one VM
 //!    before it is given to the other: it never has two owners.
@@ -31,7 +33,9 @@ use std::{
     net::IpAddr,
 };
 
-use crate::model::{Action, BindingState, Desired, HostRoute, Observed, TableDefault, VmState};
+use crate::model::{
+    Action, BindingState, Desired, HostRoute, Lane, Observed, TableDefault, VmState,
+};
 
 /// Whether the facts are complete, so that what they do not mention is not wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,18 +117,29 @@ impl<'a> Draft<'a> {
         let Self {
             desired, observed, ..
         } = *self;
-        let routes = observed
+        let is_gone = |route: &&HostRoute| !is_kept(route, desired, observed);
+        let (handed, routes): (Vec<_>, Vec<_>) = observed
             .routes
             .iter()
-            .filter(|route| !is_kept(route, desired, observed));
+            .filter(is_gone)
+            .cloned()
+            .partition(|route| is_forwarded(route.eip, &desired.bindings));
         self.actions
-            .extend(routes.cloned().map(Action::RemoveRoute));
+            .extend(handed.into_iter().map(Action::RemoveRoute));
+        for (eip, want) in &desired.bindings {
+            if want.delivery == Lane::Forward && self.differs(*eip, want) {
+                self.put_binding(*eip, want);
+            }
+        }
+        self.actions
+            .extend(routes.into_iter().map(Action::RemoveRoute));
         for (eip, (is, _)) in &observed.bindings {
-            if desired
-                .bindings
-                .get(eip)
-                .is_none_or(|want| want.vm != is.vm)
-            {
+            let want = desired.bindings.get(eip);
+            let stays = want.is_some_and(|want| {
+                // Between two nodes an EIP changes hands in one store, there and back.
+                want.vm == is.vm || want.delivery == Lane::Forward || is.delivery == Lane::Forward
+            });
+            if !stays {
                 self.actions.push(Action::RemoveBinding { eip: *eip });
             }
         }
@@ -169,7 +184,7 @@ impl<'a> Draft<'a> {
         let (shared, others): (Vec<_>, Vec<_>) = desired
             .bindings
             .iter()
-            .filter(|(eip, want)| self.differs(**eip, want))
+            .filter(|(eip, want)| want.delivery != Lane::Forward && self.differs(**eip, want))
             .partition(|(eip, want)| is_shared_already(**eip, want, observed));
         for (eip, want) in shared {
             self.put_binding(*eip, want);
@@ -333,9 +348,17 @@ fn is_kept(route: &HostRoute, desired: &Desired, observed: &Observed) -> bool {
             .is_some_and(|want| !observed.routes.contains(want))
 }
 
-/// Another VM shall have the EIP.
+/// Another VM of this node shall have the EIP.
 fn is_taken(eip: IpAddr, vm: IpAddr, desired: &Desired) -> bool {
-    desired.bindings.get(&eip).is_some_and(|want| want.vm != vm)
+    let want = desired.bindings.get(&eip);
+    want.is_some_and(|want| want.vm != vm && want.delivery != Lane::Forward)
+}
+
+/// What comes for the EIP shall be sent on to another node.
+fn is_forwarded(eip: IpAddr, desired: &BTreeMap<IpAddr, BindingState>) -> bool {
+    desired
+        .get(&eip)
+        .is_some_and(|want| want.delivery == Lane::Forward)
 }
 
 /// The EIP is the VM's already and will be one of several.

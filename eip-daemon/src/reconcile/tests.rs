@@ -165,6 +165,7 @@ pub(super) fn vm(name: &str, addresses: &[&str]) -> VmFact {
 
 pub(super) fn binding(name: &str, eip: &str, vm: &str) -> BindingFact {
     BindingFact {
+        moving: crate::model::Moving::default(),
         name: object(name),
         eip: ip(eip),
         vm: object(vm),

@@ -267,6 +267,7 @@ impl EipBinding {
         let created = self.metadata.created()?;
         let (kind, vm) = self.spec.target(&name.namespace)?;
         Ok(BindingFact {
+            moving: crate::model::Moving::default(),
             created,
             vm,
             kind,

@@ -78,6 +78,34 @@ fn neigh_lane_leaves_the_translation_to_the_door() {
 }
 
 #[test]
+fn what_comes_for_a_vm_that_moved_is_sent_on_untranslated_to_its_node() {
+    let mut world = World::node();
+    let target = "192.0.2.12";
+    world.uplink(PORT, 1500);
+    let away = binding(ip(target), Delivery::Forward, OTHER_PORT, 7, 0);
+    world.put_binding(EIP, away);
+    let packet = ends(CLIENT, EIP).tcp(40000, 22, "AP", b"on its way");
+    world
+        .send(Hook::UplinkTc, &packet)
+        .ended(Reason::Forwarded)
+        .with(Action::Redirect)
+        .carried(&[])
+        .leaving(&translated(&packet, ip(CLIENT), ip(EIP), 1));
+    // Two nodes that each believe the other one has it do not send a packet round for ever.
+    let last = ends(CLIENT, EIP).ttl(1).udp(1, 2, b"x");
+    world
+        .send(Hook::UplinkTc, &last)
+        .ended(Reason::TtlExceeded)
+        .with(Action::Pass)
+        .leaving(&last);
+    // Nor do the doors of other VMs take it for theirs.
+    world
+        .send(Hook::DoorIn, &packet)
+        .ended(Reason::WrongPort)
+        .leaving(&packet);
+}
+
+#[test]
 fn stack_lane_gives_the_packet_to_the_kernel_as_it_came() {
     let mut world = World::node();
     let slot = world.bind(EIP, VM, Delivery::Stack);

@@ -21,7 +21,7 @@ const POD: &str = "10.244.9.9";
 ///
 /// A new reason does not compile until it has a line here.
 fn example(reason: Reason) -> Option<(Hook, Delivery, Vec<u8>)> {
-    use Delivery::{Neigh, Peer, Stack, Xdp};
+    use Delivery::{Forward, Neigh, Peer, Stack, Xdp};
     use Hook::{DoorIn, DoorOut, UplinkTc, UplinkXdp};
     let inbound = || ends(CLIENT, EIP).udp(1, 2, b"x");
     let outbound = || ends(VM, CLIENT).udp(1, 2, b"x");
@@ -46,6 +46,7 @@ fn example(reason: Reason) -> Option<(Hook, Delivery, Vec<u8>)> {
         Reason::DeliveredNeigh => (UplinkTc, Neigh, inbound()),
         Reason::DeliveredXdp => (UplinkXdp, Xdp, inbound()),
         Reason::DeliveredStack => (UplinkTc, Stack, inbound()),
+        Reason::Forwarded => (UplinkTc, Forward, inbound()),
         Reason::Translated => (DoorIn, Neigh, inbound()),
         Reason::SentToUplink => (DoorOut, Peer, outbound()),
         Reason::Malformed => (UplinkTc, Peer, ends(CLIENT, EIP).raw(6, &[0; 4])),

@@ -13,6 +13,7 @@
 //! with the value that stands for it.
 #![forbid(unsafe_code)]
 
+pub mod bird;
 pub mod control_plane;
 pub mod kubevirt;
 pub mod process;

@@ -296,6 +296,33 @@ impl Cluster {
         )
     }
 
+    /// Whether a node serves an elastic IP, or is about to.
+    #[must_use]
+    pub fn serves(&self, index: usize, eip: Ipv4Addr) -> bool {
+        let list = self.eipctl(index, &["list", "-o", "json"]);
+        let list: Value = list
+            .ok()
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default();
+        let all = list.as_array().or_else(|| list["bindings"].as_array());
+        let eip = eip.to_string();
+        all.into_iter()
+            .flatten()
+            .any(|one| one["eip"] == eip && one["state"] != "elsewhere")
+    }
+
+    /// The nodes' addresses toward the router.
+    #[must_use]
+    pub fn uplinks(&self) -> Vec<Ipv4Addr> {
+        self.nodes.iter().map(|node| node.uplink).collect()
+    }
+
+    /// Where everything of it is kept while it stands.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir.0
+    }
+
     /// Controller and agents, all ready.
     ///
     /// # Errors

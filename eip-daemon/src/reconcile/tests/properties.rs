@@ -78,6 +78,7 @@ fn any_binding() -> impl Strategy<Value = BindingFact> {
     )
         .prop_map(
             |(name, eip, vm, created, primary, delivery, announce)| BindingFact {
+                moving: crate::model::Moving::default(),
                 created,
                 primary,
                 delivery,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -13,8 +14,8 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     model::{
-        BindingFact, Facts, NetFact, NodeFact, ObjectName, Origin, PeerFact, RefusedDocument,
-        VmFact, VmInterface, VmPhase,
+        BindingFact, Facts, HandOver, NetFact, NodeFact, ObjectName, Origin, PeerFact,
+        RefusedDocument, VmFact, VmInterface, VmPhase,
     },
     source::objects::{
         BINDING_API, BINDING_KIND, BgpPeer, EipBinding, EipBindingStatus, Metadata, Node,
@@ -57,12 +58,30 @@ enum Said {
         /// Another node still has it in force.
         is_coming: bool,
     },
+    /// Another node serves it.
+    Elsewhere(Elsewhere),
     /// Another node is to serve it, or none.
     NotHere,
     Node(Box<(NetFact, NodeFact)>),
     Nets(NetFact),
     Peer(Box<PeerFact>),
     Refused(String),
+}
+
+/// Where a binding is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Elsewhere {
+    eip: Option<IpAddr>,
+    node: String,
+    /// Address of that node on its uplink's segment.
+    address: Option<IpAddr>,
+}
+
+/// A binding that was served here until another node did.
+#[derive(Debug)]
+struct HandedOver {
+    since: Instant,
+    fact: BindingFact,
 }
 
 /// What a node is to serve.
@@ -90,15 +109,21 @@ pub(super) struct Collection {
     /// Bindings that left one stream and have not come up in the other one yet, and since when: the
     /// labels are exchanged at once, but the two watches do not know of each other.
     changing: BTreeMap<ObjectName, (Instant, Said)>,
+    /// How long peers are told of this node too, after another one has taken over.
+    hand_over: Option<Duration>,
+    handed_over: BTreeMap<ObjectName, HandedOver>,
 }
 
 /// How long a binding may be between the two streams.
 const BETWEEN_STREAMS: Duration = Duration::from_secs(2);
+/// For how many times the hand-over stragglers are sent on: routers that learnt late still send some.
+const STRAGGLERS: u32 = 3;
 
 impl Collection {
-    pub(super) fn new(node: String) -> Self {
+    pub(super) fn new(node: String, hand_over: Option<Duration>) -> Self {
         Self {
             node,
+            hand_over,
             ..Self::default()
         }
     }
@@ -125,11 +150,15 @@ impl Collection {
             }
             Event::InitDone => {
                 let listed = self.listing.remove(&stream).unwrap_or_default();
+                for (name, seen) in &listed {
+                    self.note_move(name, seen, now);
+                }
                 self.seen.insert(stream, listed);
                 self.listed.insert(stream);
             }
             Event::Apply(object) => {
                 let (name, seen) = self.read(stream, object);
+                self.note_move(&name, &seen, now);
                 self.changing.remove(&name);
                 self.seen.entry(stream).or_default().insert(name, seen);
             }
@@ -145,16 +174,89 @@ impl Collection {
         }
     }
 
-    /// Forgets what has been between the streams for too long: it was deleted.
+    /// Remembers who has gone to another node.
+    fn note_move(&mut self, name: &ObjectName, seen: &Seen, now: Instant) {
+        // The two streams do not know of each other: what one shows may be history to the other.
+        let versions = [Stream::Bindings, Stream::OtherBindings]
+            .map(|stream| self.seen.get(&stream)?.get(name)?.version);
+        if versions
+            .into_iter()
+            .flatten()
+            .any(|known| Some(known) > seen.version)
+        {
+            return;
+        }
+        match &seen.said {
+            Said::Elsewhere(place) => self.note_hand_over(name, place, now),
+            _ => _ = self.handed_over.remove(name),
+        }
+    }
+
+    fn note_hand_over(&mut self, name: &ObjectName, place: &Elsewhere, now: Instant) {
+        if self.hand_over.is_none() {
+            return;
+        }
+        let left = HandOver {
+            node: place.node.clone(),
+            to: place.address,
+            is_announced: true,
+        };
+        if let Some(Said::Granted { fact, .. }) = self.known(name)
+            && Some(fact.0.eip) == place.eip
+        {
+            let mut fact = fact.0.clone();
+            fact.moving.left = Some(left);
+            let handed_over = HandedOver { since: now, fact };
+            self.handed_over.insert(name.clone(), handed_over);
+        } else if let Some(HandedOver { fact, .. }) = self.handed_over.get_mut(name)
+            && let Some(known) = &mut fact.moving.left
+        {
+            // It may have gone on to a third node.
+            (known.node, known.to) = (left.node, left.to);
+        }
+    }
+
+    /// What was said of a binding last.
+    fn known(&self, name: &ObjectName) -> Option<&Said> {
+        let of = |stream: Stream| self.seen.get(&stream).and_then(|seen| seen.get(name));
+        let newest = [of(Stream::Bindings), of(Stream::OtherBindings)];
+        let newest = newest.into_iter().flatten().max_by_key(|seen| seen.version);
+        let between = || self.changing.get(name).map(|(_, said)| said);
+        newest.map(|seen| &seen.said).or_else(between)
+    }
+
+    /// Forgets what has been between the streams for too long (it was deleted), and ends what is due of
+    /// hand-overs.
     pub(super) fn settle(&mut self, now: Instant) {
         self.changing
             .retain(|_, (since, _)| now.duration_since(*since) < BETWEEN_STREAMS);
+        let Some(hand_over) = self.hand_over else {
+            return;
+        };
+        self.handed_over
+            .retain(|_, one| now.duration_since(one.since) < hand_over * STRAGGLERS);
+        for HandedOver { since, fact } in self.handed_over.values_mut() {
+            if let Some(left) = &mut fact.moving.left {
+                left.is_announced = now.duration_since(*since) < hand_over;
+            }
+        }
     }
 
     /// When there is something to settle.
     pub(super) fn next_time(&self) -> Option<Instant> {
-        let first = self.changing.values().map(|(since, _)| *since).min();
-        first.map(|since| since + BETWEEN_STREAMS)
+        let between = self.changing.values();
+        let between = between.map(|(since, _)| *since + BETWEEN_STREAMS);
+        let hand_over = self.hand_over.unwrap_or_default();
+        let handed = self.handed_over.values().map(|one| {
+            let is_announced = |left: &HandOver| left.is_announced;
+            let times = if one.fact.moving.left.as_ref().is_some_and(is_announced) {
+                1
+            } else {
+                STRAGGLERS
+            };
+            one.since + hand_over * times
+        });
+        between.chain(handed).min()
     }
 
     fn read(&self, stream: Stream, object: DynamicObject) -> (ObjectName, Seen) {
@@ -183,6 +285,7 @@ impl Collection {
     fn binding(&self, object: &DynamicObject) -> Result<Said, String> {
         let status: EipBindingStatus = part(object, "status")?;
         let is_deleting = object.metadata.deletion_timestamp.is_some();
+        let elsewhere = self.elsewhere(&status).filter(|_| !is_deleting);
         let Some(Grant {
             eip,
             address,
@@ -191,7 +294,7 @@ impl Collection {
             is_coming,
         }) = self.granted(status).filter(|_| !is_deleting)
         else {
-            return Ok(Said::NotHere);
+            return Ok(elsewhere.map_or(Said::NotHere, Said::Elsewhere));
         };
         let address = address.parse().map_err(|_| {
             format!("status.vmAddress: {address:?} is not an IP address; the controller writes it")
@@ -254,6 +357,18 @@ impl Collection {
         })
     }
 
+    /// Who serves it, when that is the node it is granted to and another one.
+    fn elsewhere(&self, status: &EipBindingStatus) -> Option<Elsewhere> {
+        let (node, serving) = (status.node.as_ref()?, status.serving.as_ref()?);
+        let is_served = serving.node == *node && serving.eip.is_some() && serving.eip == status.eip;
+        let parsed = |text: &Option<String>| text.as_ref().and_then(|text| text.parse().ok());
+        (is_served && *node != self.node).then(|| Elsewhere {
+            eip: parsed(&serving.eip),
+            node: node.clone(),
+            address: parsed(&serving.node_address),
+        })
+    }
+
     /// VMs granted to this node that another node still has in force.
     pub(super) fn coming(&self) -> BTreeSet<ObjectName> {
         let coming = self.newest().filter_map(|(_, _, said)| match said {
@@ -279,7 +394,7 @@ impl Collection {
                     facts.bindings.push(binding.clone());
                     join(&mut vms, vm);
                 }
-                Said::NotHere => {}
+                Said::NotHere | Said::Elsewhere(_) => {}
                 Said::Node(said) => {
                     facts.nets.push(said.0.clone());
                     facts.nodes.push(said.1.clone());
@@ -296,6 +411,10 @@ impl Collection {
                 }),
             }
         }
+        let handed_over = self.handed_over.values();
+        facts
+            .bindings
+            .extend(handed_over.map(|one| one.fact.clone()));
         facts.vms = vms.into_values().collect();
         facts
     }

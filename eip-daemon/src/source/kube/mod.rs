@@ -59,6 +59,8 @@ pub struct KubeOptions {
     pub node: String,
     /// Where the last facts are kept.
     pub snapshot: PathBuf,
+    /// How long peers are told of this node too, after another one has taken over a binding.
+    pub hand_over: Option<Duration>,
     /// Asks for everything to be read again: what is known may have been slept through.
     pub reread: Arc<Notify>,
 }
@@ -78,7 +80,7 @@ pub fn start(client: Client, options: KubeOptions) -> (watch::Receiver<Facts>, J
 }
 
 async fn run(client: Client, options: KubeOptions, sender: watch::Sender<Facts>) {
-    let mut collection = Collection::new(options.node.clone());
+    let mut collection = Collection::new(options.node.clone(), options.hand_over);
     let mut began = boot_time();
     let mut changes = all_changes(&client, &options.node);
     let mut arrivals = Arrivals::default();

@@ -64,6 +64,10 @@ impl EipBindingStatus {
 pub struct Serving {
     /// The node.
     pub node: String,
+    /// The node's address on the segment of its uplink: where the node a VM came from sends on what it
+    /// still gets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_address: Option<String>,
     /// The elastic IP in its kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eip: Option<String>,

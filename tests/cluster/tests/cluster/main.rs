@@ -4,6 +4,7 @@
 
 mod bind;
 mod fencing;
+mod handover;
 mod outage;
 mod vm_life;
 

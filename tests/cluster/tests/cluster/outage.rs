@@ -39,8 +39,7 @@ fn answers(cluster: &Cluster) -> bool {
 }
 
 fn has(cluster: &Cluster, node: usize, eip: Ipv4Addr) -> bool {
-    let list = cluster.eipctl(node, &["list", "-o", "json"]);
-    list.is_ok_and(|text| text.contains(&eip.to_string()))
+    cluster.serves(node, eip)
 }
 
 #[test]

@@ -149,8 +149,7 @@ impl Moving {
     }
 
     fn is_on(&self, node: usize) -> bool {
-        let list = self.cluster.eipctl(node, &["list", "-o", "json"]).unwrap();
-        list.contains(&EIP.to_string())
+        self.cluster.serves(node, EIP)
     }
 }
 

@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+const HAND_OVER: Duration = Duration::from_secs(10);
+
 fn object(value: Value) -> DynamicObject {
     serde_json::from_value(value).unwrap()
 }
@@ -25,7 +27,7 @@ fn granted(name: &str, version: u64, node: &str) -> Value {
 }
 
 fn listed(streams: &[(Stream, Vec<Value>)]) -> Collection {
-    let mut collection = Collection::new("here".to_owned());
+    let mut collection = Collection::new("here".to_owned(), Some(HAND_OVER));
     for stream in Stream::ALL {
         collection.take(stream, Event::Init, Instant::now());
         for (_, objects) in streams.iter().filter(|(of, _)| *of == stream) {
@@ -167,7 +169,7 @@ fn a_list_that_is_under_way_takes_nothing_away_and_its_end_does() {
 
 #[test]
 fn facts_are_complete_after_every_kind_was_listed() {
-    let mut collection = Collection::new("here".to_owned());
+    let mut collection = Collection::new("here".to_owned(), Some(HAND_OVER));
     for stream in Stream::ALL {
         assert!(!collection.facts().complete);
         collection.take(stream, Event::Init, Instant::now());
@@ -245,5 +247,88 @@ fn a_binding_that_is_deleted_is_gone_at_once() {
     let mut collection = listed(&[(Stream::Bindings, vec![object_here.clone()])]);
     let event = Event::Delete(object(object_here));
     collection.take(Stream::Bindings, event, Instant::now());
+    assert!(collection.facts().bindings.is_empty());
+}
+
+/// Served by a node that its address tells of.
+fn served(version: u64, grant: &str, serving: &str) -> Value {
+    let mut object = granted("b", version, grant);
+    object["status"]["serving"] = json!({
+        "node": serving, "eip": "203.0.113.10", "vmAddress": "10.244.0.5",
+        "nodeAddress": "192.0.2.12"
+    });
+    object
+}
+
+#[test]
+fn a_binding_that_left_is_told_of_and_sent_on_for_a_while() {
+    let mut collection = listed(&[(Stream::OtherBindings, vec![served(2, "there", "here")])]);
+    let began = Instant::now();
+    let apply = |collection: &mut Collection, value: Value| {
+        let event = Event::Apply(object(value));
+        collection.take(Stream::OtherBindings, event, began);
+    };
+    let left = |collection: &Collection| {
+        let facts = collection.facts();
+        facts
+            .bindings
+            .first()
+            .and_then(|fact| fact.moving.left.clone())
+    };
+    assert_eq!(left(&collection), None, "nobody else serves it yet");
+    apply(&mut collection, served(3, "there", "there"));
+    let expected = |is_announced| HandOver {
+        node: "there".to_owned(),
+        to: Some("192.0.2.12".parse().unwrap()),
+        is_announced,
+    };
+    assert_eq!(left(&collection), Some(expected(true)));
+    assert_eq!(collection.facts().vms, []);
+    assert_eq!(collection.next_time(), Some(began + HAND_OVER));
+    collection.settle(began + HAND_OVER);
+    assert_eq!(left(&collection), Some(expected(false)));
+    assert_eq!(collection.next_time(), Some(began + HAND_OVER * 3));
+    // What an other stream shows late is history.
+    collection.take(
+        Stream::Bindings,
+        Event::Apply(object(served(2, "there", "here"))),
+        began,
+    );
+    assert_eq!(left(&collection), Some(expected(false)));
+    collection.settle(began + HAND_OVER * 3);
+    assert!(collection.facts().bindings.is_empty());
+    assert_eq!(collection.next_time(), None);
+}
+
+#[test]
+fn a_binding_that_comes_back_in_time_is_served() {
+    let mut collection = listed(&[(Stream::OtherBindings, vec![served(2, "there", "here")])]);
+    let now = Instant::now();
+    for object in [served(3, "there", "there"), served(4, "here", "there")] {
+        let event = Event::Apply(self::object(object));
+        collection.take(Stream::OtherBindings, event, now);
+    }
+    let facts = collection.facts();
+    assert_eq!((facts.bindings.len(), facts.vms.len()), (1, 1));
+    assert_eq!(facts.bindings[0].moving.left, None);
+    assert_eq!(collection.next_time(), None);
+}
+
+#[test]
+fn a_binding_that_was_never_here_or_is_deleted_is_not_sent_on() {
+    let elsewhere = served(2, "there", "there");
+    let mut collection = listed(&[(Stream::OtherBindings, vec![elsewhere])]);
+    assert!(collection.facts().bindings.is_empty());
+    let now = Instant::now();
+    let mut deleted = served(5, "there", "there");
+    deleted["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    for object in [
+        served(3, "here", "here"),
+        served(4, "there", "there"),
+        deleted,
+    ] {
+        let event = Event::Apply(self::object(object));
+        collection.take(Stream::OtherBindings, event, now);
+    }
     assert!(collection.facts().bindings.is_empty());
 }

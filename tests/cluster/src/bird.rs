@@ -1,0 +1,119 @@
+//! BIRD as the nodes' router: what it learns over BGP becomes its kernel's routes.
+
+use std::{
+    fs::{self, File},
+    iter,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use eip_lab::{command, netns::Ns, wait};
+
+/// Where Debian has it.
+const PROGRAM: &str = "/usr/sbin/bird";
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The router's AS.
+pub const ROUTER_AS: u32 = 64500;
+/// The nodes' AS.
+pub const NODE_AS: u32 = 64512;
+
+/// A running BIRD; stopped when dropped.
+#[derive(Debug)]
+pub struct Bird {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl Bird {
+    /// Starts it with a session for each node's address.
+    ///
+    /// # Errors
+    /// It is not installed, or does not answer.
+    pub fn start(router: &Ns, dir: &Path, nodes: &[Ipv4Addr]) -> anyhow::Result<Self> {
+        let dir = dir.join("bird");
+        fs::create_dir_all(&dir)?;
+        let config = dir.join("bird.conf");
+        fs::write(&config, configuration(nodes)).context("write bird.conf")?;
+        let log = File::create(dir.join("bird.log"))?;
+        let child = router
+            .command(PROGRAM)
+            .arg("-f")
+            .arg("-c")
+            .arg(&config)
+            .arg("-s")
+            .arg(dir.join("bird.ctl"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("start bird, of the package bird2")?;
+        let bird = Self { child, dir };
+        wait::wait_until(PATIENCE, "bird answers", || {
+            bird.ask(&["show", "status"]).is_ok()
+        })?;
+        Ok(bird)
+    }
+
+    fn ask(&self, words: &[&str]) -> anyhow::Result<String> {
+        let control = self.dir.join("bird.ctl");
+        command::output(Command::new("birdc").arg("-s").arg(control).args(words))
+    }
+
+    /// What it knows of an elastic IP, the way it takes first.
+    #[must_use]
+    pub fn ways(&self, eip: Ipv4Addr) -> String {
+        let answer = self.ask(&["show", "route", &format!("{eip}/32"), "all"]);
+        answer.unwrap_or_default()
+    }
+
+    /// Waits until it knows exactly these ways to an elastic IP.
+    ///
+    /// # Errors
+    /// It does not in time.
+    pub fn wait_ways(&self, eip: Ipv4Addr, nodes: &[Ipv4Addr]) -> anyhow::Result<()> {
+        let via = |text: &str, node: &Ipv4Addr| text.contains(&format!("via {node} on"));
+        let what = format!("the router reaches {eip} by {nodes:?}");
+        wait::wait_until(PATIENCE, &what, || {
+            let text = self.ways(eip);
+            nodes.iter().all(|node| via(&text, node)) && text.matches("via ").count() == nodes.len()
+        })
+        .with_context(|| self.ways(eip))
+    }
+}
+
+impl Drop for Bird {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn configuration(nodes: &[Ipv4Addr]) -> String {
+    let head = "log stderr all;
+router id 192.0.2.1;
+protocol device {}
+protocol direct { ipv4; }
+protocol kernel { ipv4 { import none; export where source = RTS_BGP; }; }
+";
+    let sessions = nodes.iter().enumerate().map(session);
+    iter::once(head.to_owned()).chain(sessions).collect()
+}
+
+fn session((index, node): (usize, &Ipv4Addr)) -> String {
+    format!(
+        "protocol bgp n{index} {{
+  local 192.0.2.1 as {ROUTER_AS};
+  neighbor {node} as {NODE_AS};
+  passive on;
+  hold time 9;
+  ipv4 {{ import where net.len = 32; export none; }};
+}}
+"
+    )
+}
