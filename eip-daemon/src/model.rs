@@ -119,6 +119,19 @@ impl fmt::Display for Origin {
     }
 }
 
+/// What the name of a pod begins with, where VMs and pods stand side by side.
+pub const POD: &str = "pod/";
+
+/// A target for people: what it is and its name.
+#[must_use]
+pub fn target_text(name: &ObjectName) -> String {
+    let namespace = &name.namespace;
+    match name.name.strip_prefix(POD) {
+        Some(pod) => format!("Pod {namespace}/{pod}"),
+        None => format!("VirtualMachineInstance {name}"),
+    }
+}
+
 /// What the name in a binding is the name of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -126,6 +139,8 @@ pub enum TargetKind {
     /// A `VirtualMachineInstance`.
     #[default]
     Vm,
+    /// A plain `Pod`; its name begins with [`POD`], which no name of a VM can.
+    Pod,
     /// An address of this node, whoever has it. Only root can write that down: nothing says whose
     /// address it is.
     Address(IpAddr),

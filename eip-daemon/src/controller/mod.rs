@@ -37,13 +37,13 @@ use tokio::{sync::watch, task::JoinSet};
 use tracing::{debug, info, warn};
 
 pub use election::Timing;
-use object::{Binding, Pod, Vm, name_of};
+use object::{Binding, Pod, Vm, name_of, pod_as_target};
 use pace::Pace;
 use registry::{Registry, Touched};
 use tell::{Outcome, Teller};
 
 use crate::{
-    model::ObjectName,
+    model::{ObjectName, POD},
     source::{
         kube::client::{Changes, ConnectError, connect, follow, resource},
         objects::{BINDING_API, BINDING_KIND, VM_APIS, VM_KIND},
@@ -53,8 +53,6 @@ use crate::{
 
 /// Writes under way at once.
 const WRITERS: usize = 32;
-/// Selector of virt-launcher pods.
-const LAUNCHERS: &str = "kubevirt.io=virt-launcher";
 /// Changes that are taken in before the next look at what is due.
 const BATCH: usize = 1024;
 
@@ -173,15 +171,13 @@ impl Controller {
     }
 
     fn changes(&self, kind: Kind) -> Changes {
-        let (resource, labels) = match kind {
-            Kind::Binding => (resource(BINDING_API, BINDING_KIND, "eipbindings"), None),
-            Kind::Vm => (
-                resource(VM_APIS[0], VM_KIND, "virtualmachineinstances"),
-                None,
-            ),
-            Kind::Pod => (resource("v1", "Pod", "pods"), Some(LAUNCHERS)),
+        let resource = match kind {
+            Kind::Binding => resource(BINDING_API, BINDING_KIND, "eipbindings"),
+            Kind::Vm => resource(VM_APIS[0], VM_KIND, "virtualmachineinstances"),
+            // All of them: any can be a target, and no label says which are.
+            Kind::Pod => resource("v1", "Pod", "pods"),
         };
-        follow(&self.client, &resource, labels)
+        follow(&self.client, &resource, None)
     }
 
     async fn run(
@@ -270,10 +266,18 @@ impl Controller {
         match kind {
             Kind::Binding => self.registry.put_binding(&name, Binding::read(object)),
             Kind::Vm => self.registry.put_vm(&name, Vm::read(object)),
-            Kind::Pod => match Pod::read(object) {
-                Some(pod) => self.registry.put_pod(pod),
-                None => self.registry.remove_pod(&name),
-            },
+            Kind::Pod => {
+                let target = pod_as_target(&name);
+                let launcher = Pod::read(object);
+                let mut touched = if launcher.is_some() {
+                    self.registry.remove_vm(&target)
+                } else {
+                    self.registry.put_vm(&target, Vm::of_pod(object))
+                };
+                let pod = launcher.unwrap_or_else(|| Pod::plain(object));
+                touched.extend(self.registry.put_pod(pod));
+                touched
+            }
         }
     }
 
@@ -287,7 +291,11 @@ impl Controller {
                 touched
             }
             Kind::Vm => self.registry.remove_vm(name),
-            Kind::Pod => self.registry.remove_pod(name),
+            Kind::Pod => {
+                let mut touched = self.registry.remove_vm(&pod_as_target(name));
+                touched.extend(self.registry.remove_pod(name));
+                touched
+            }
         }
     }
 
@@ -296,7 +304,12 @@ impl Controller {
         let seen = std::mem::take(&mut self.listing[kind as usize]);
         let known: Vec<ObjectName> = match kind {
             Kind::Binding => self.registry.bindings().map(|(n, _)| n.clone()).collect(),
-            Kind::Vm => self.registry.vms().cloned().collect(),
+            Kind::Vm => {
+                let vms = self.registry.vms();
+                vms.filter(|name| !name.name.starts_with(POD))
+                    .cloned()
+                    .collect()
+            }
             Kind::Pod => self.registry.pods().cloned().collect(),
         };
         let mut touched = Touched::new();

@@ -7,7 +7,7 @@ use kube::core::{DynamicObject, ObjectMeta};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    model::{ObjectName, VmPhase},
+    model::{ObjectName, POD, VmPhase},
     source::{
         kube::{NODE_LABEL, OTHER_NODE_LABEL},
         objects::{
@@ -60,6 +60,8 @@ pub(super) struct Vm {
     pub(super) migration: Option<MigrationState>,
     /// Addresses its status claims for the pod network.
     pub(super) claims: Vec<IpAddr>,
+    /// It has its node's addresses and none of its own.
+    pub(super) is_host_network: bool,
 }
 
 /// A virt-launcher pod.
@@ -122,11 +124,11 @@ impl Binding {
         self.status.eip.as_deref()?.parse().ok()
     }
 
-    /// The VM it names, if it can be read.
+    /// The VM or pod it names, if it can be read.
     #[must_use]
     pub(super) fn vm(&self) -> Option<ObjectName> {
         let namespace = &self.name.namespace;
-        self.spec.as_ref().ok()?.vm(namespace).ok()
+        Some(self.spec.as_ref().ok()?.target(namespace).ok()?.1)
     }
 }
 
@@ -138,6 +140,7 @@ impl Default for Vm {
             node: None,
             migration: None,
             claims: Vec::new(),
+            is_host_network: false,
         }
     }
 }
@@ -166,7 +169,31 @@ impl Vm {
                 .unwrap_or_default(),
             node: status.node_name.filter(|node| !node.is_empty()),
             migration: status.migration_state,
+            is_host_network: false,
         }
+    }
+
+    /// A plain pod is what a VM and its virt-launcher pod are together.
+    #[must_use]
+    pub(super) fn of_pod(object: &DynamicObject) -> Self {
+        let spec: PodSpec = part(object, "spec").unwrap_or_default();
+        let status: PodStatus = part(object, "status").unwrap_or_default();
+        Self {
+            uid: object.metadata.uid.clone().unwrap_or_default(),
+            phase: status.phase(),
+            node: spec.node_name.filter(|node| !node.is_empty()),
+            is_host_network: spec.host_network,
+            ..Self::default()
+        }
+    }
+}
+
+/// The name of a plain pod among VMs.
+#[must_use]
+pub(super) fn pod_as_target(name: &ObjectName) -> ObjectName {
+    ObjectName {
+        namespace: name.namespace.clone(),
+        name: format!("{POD}{}", name.name),
     }
 }
 
@@ -187,6 +214,24 @@ impl Pod {
         if !is_owned || spec.host_network {
             return None;
         }
+        Some(Self::of(object, vm, spec))
+    }
+
+    /// A plain pod, which belongs to nobody but itself.
+    #[must_use]
+    pub(super) fn plain(object: &DynamicObject) -> Self {
+        let spec: PodSpec = part(object, "spec").unwrap_or_default();
+        let own = object.metadata.uid.clone().unwrap_or_default();
+        let is_host_network = spec.host_network;
+        let mut pod = Self::of(object, own, spec);
+        if is_host_network {
+            pod.addresses.clear();
+        }
+        pod
+    }
+
+    fn of(object: &DynamicObject, vm: String, spec: PodSpec) -> Self {
+        let metadata = &object.metadata;
         let status: PodStatus = part(object, "status").unwrap_or_default();
         let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let mut addresses: Vec<IpAddr> = Vec::new();
@@ -200,13 +245,13 @@ impl Pod {
                 }
             }
         }
-        Some(Self {
+        Self {
             name: name_of(metadata),
             vm,
             node: spec.node_name.filter(|node| !node.is_empty()),
             addresses,
             created: created(metadata),
-        })
+        }
     }
 }
 

@@ -62,6 +62,12 @@ pub(super) enum Reason {
     VmNotRunning,
     /// The VM has no address of the elastic IP's family.
     VmHasNoAddress,
+    /// No such pod.
+    PodNotFound,
+    /// The pod is not running.
+    PodNotRunning,
+    /// The pod has no address of its own of the elastic IP's family.
+    PodHasNoAddress,
     /// The VM claims an address that none of its pods has.
     AddressUnverified,
 }
@@ -79,6 +85,9 @@ impl Reason {
             Self::VmNotFound => "VmNotFound",
             Self::VmNotRunning => "VmNotRunning",
             Self::VmHasNoAddress => "VmHasNoAddress",
+            Self::PodNotFound => "PodNotFound",
+            Self::PodNotRunning => "PodNotRunning",
+            Self::PodHasNoAddress => "PodHasNoAddress",
             Self::AddressUnverified => "AddressUnverified",
         }
     }

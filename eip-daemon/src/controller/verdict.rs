@@ -10,7 +10,7 @@ use super::{
     registry::{Claim, Registry},
 };
 use crate::{
-    model::ObjectName,
+    model::{ObjectName, TargetKind, target_text},
     source::{
         kube::{NODE_LABEL, OTHER_NODE_LABEL},
         objects::{
@@ -64,9 +64,14 @@ fn judge(
     let invalid = |message: String| refused(Reason::Invalid, &message);
     let spec = binding.spec.as_ref().map_err(|e| invalid(e.clone()))?;
     let eip = spec.eip().map_err(|error| invalid(error.to_string()))?;
-    let vm_name = spec
-        .vm(&name.namespace)
+    let (kind, vm_name) = spec
+        .target(&name.namespace)
         .map_err(|error| invalid(error.to_string()))?;
+    if let TargetKind::Address(_) = kind {
+        // Nothing in a cluster says whose an address is: it could be another tenant's.
+        let message = "spec.target.kind: Address is for documents of a node";
+        return Err(invalid(message.to_owned()));
+    }
     match registry.claim(name, eip) {
         Claim::Own => {}
         Claim::HeldBy(other) => {
@@ -86,18 +91,45 @@ fn judge(
         verdict.held = Some(eip);
         verdict
     };
+    let told = |reason: Reason, message: String| {
+        let (reason, message) = match kind {
+            TargetKind::Pod => of_pod(reason, message, &vm_name, eip),
+            TargetKind::Vm | TargetKind::Address(_) => (reason, message),
+        };
+        waiting(reason, message)
+    };
     let vm = registry.vm(&vm_name).ok_or_else(|| {
-        let message = format!("there is no VirtualMachineInstance {vm_name}");
-        waiting(Reason::VmNotFound, message)
+        let message = format!("there is no {}", target_text(&vm_name));
+        told(Reason::VmNotFound, message)
     })?;
+    if vm.is_host_network {
+        let message = "it uses the network of its node and has no address of its own";
+        let message = format!("{}: {message}", target_text(&vm_name));
+        return Err(waiting(Reason::PodHasNoAddress, message));
+    }
     let pods = registry.pods_of(&vm_name, &vm.uid);
     let before = granted(&binding.status);
     match place::place(vm, &pods, eip.is_ipv4(), before.as_ref()) {
-        Place::Nowhere { reason, message } => Err(waiting(reason, message)),
+        Place::Nowhere { reason, message } => Err(told(reason, message)),
         Place::At { grant, note } => {
             let other_node = place::other_node(Some(&grant), &pods);
             Ok(served(binding, eip, grant, other_node, note))
         }
+    }
+}
+
+/// What is said of a VM and its pod, said of a pod that is both.
+fn of_pod(reason: Reason, message: String, name: &ObjectName, eip: IpAddr) -> (Reason, String) {
+    let pod = target_text(name);
+    let family = if eip.is_ipv4() { "IPv4" } else { "IPv6" };
+    match reason {
+        Reason::VmNotFound => (Reason::PodNotFound, message),
+        Reason::VmNotRunning => (Reason::PodNotRunning, format!("{pod} is not running")),
+        Reason::VmHasNoAddress | Reason::AddressUnverified => {
+            let text = format!("{pod} has no {family} address");
+            (Reason::PodHasNoAddress, text)
+        }
+        other => (other, message),
     }
 }
 

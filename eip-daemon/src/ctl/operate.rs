@@ -229,7 +229,7 @@ fn request(facts: &Facts, node: &str, eip: IpAddr, address: IpAddr) -> BindReque
             && pod_addresses(vm).any(|other| other == address)
     });
     let (namespace, target) = match here.next() {
-        Some(vm) => (vm.name.namespace.clone(), Target::Vm(vm.name.name.clone())),
+        Some(vm) => (vm.name.namespace.clone(), Target::from(&vm.name)),
         None => ("default".to_owned(), Target::Address(address)),
     };
     BindRequest {
@@ -251,7 +251,7 @@ fn repeated(fact: &BindingFact, address: IpAddr) -> BindRequest {
         name: fact.name.clone(),
         eip: fact.eip,
         target: match fact.kind {
-            TargetKind::Vm => Target::Vm(fact.vm.name.clone()),
+            TargetKind::Vm | TargetKind::Pod => Target::from(&fact.vm),
             TargetKind::Address(_) => Target::Address(address),
         },
         primary: fact.primary,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::model::{
     BindingFact, NodeSettings, ObjectName, Outcome, RefuseReason, TargetKind, VmFact, VmPhase,
-    WaitReason,
+    WaitReason, target_text,
 };
 
 /// The VMs by name, and who owns which address on this node.
@@ -60,7 +60,7 @@ impl<'a> Targets<'a> {
         let vm = self.vms.get(&binding.vm).ok_or_else(|| {
             waiting(
                 WaitReason::VmNotFound,
-                format!("no VirtualMachineInstance {}", binding.vm),
+                format!("no {}", target_text(&binding.vm)),
             )
         })?;
         self.is_to_be_served_here(vm)?;
@@ -69,22 +69,22 @@ impl<'a> Targets<'a> {
             waiting(
                 WaitReason::VmHasNoAddress,
                 format!(
-                    "VirtualMachineInstance {} reports no {} address on its pod network",
-                    vm.name,
+                    "{} reports no {} address on its pod network",
+                    target_text(&vm.name),
                     family.name()
                 ),
             )
         })?;
         self.is_own(vm, address)?;
         is_internal(address, prefixes, || {
-            format!("{address} of VirtualMachineInstance {}", vm.name)
+            format!("{address} of {}", target_text(&vm.name))
         })?;
         Ok(address)
     }
 
     fn is_to_be_served_here(&self, vm: &VmFact) -> Result<(), Outcome> {
         let not_running = |what: &str| {
-            let message = format!("VirtualMachineInstance {} {what}", vm.name);
+            let message = format!("{} {what}", target_text(&vm.name));
             Err(waiting(WaitReason::VmNotRunning, message))
         };
         match vm.phase {
@@ -106,8 +106,9 @@ impl<'a> Targets<'a> {
             Some(owner) if owner.name != vm.name => Err(refused(
                 RefuseReason::VmAddressConflict,
                 format!(
-                    "{address} of VirtualMachineInstance {} is also reported by the older {}",
-                    vm.name, owner.name
+                    "{address} of {} is also reported by the older {}",
+                    target_text(&vm.name),
+                    owner.name
                 ),
             )),
             _ => Ok(()),

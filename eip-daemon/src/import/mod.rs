@@ -111,7 +111,7 @@ fn request(pair: &Pair, vms: Option<&Vec<VmFact>>) -> Result<BindRequest, Findin
                 let text = format!("{how_many} the address {} among the objects given", pair.vm);
                 return Err(Finding::left_out(pair.to_string(), text));
             };
-            (vm.name.namespace.clone(), Target::Vm(vm.name.name.clone()))
+            (vm.name.namespace.clone(), Target::from(&vm.name))
         }
     };
     Ok(BindRequest {

@@ -7,8 +7,8 @@ use serde_yaml_ng::Value;
 
 use super::objects::{
     BINDING_API, BINDING_KIND, BINDING_SPEC, BgpPeer, EipBinding, Metadata, NODE_API, NODE_KIND,
-    Node, PEER_API, PEER_KIND, PEER_SPEC, SERVICE_CIDR_APIS, SERVICE_CIDR_KIND, ServiceCidr,
-    VM_APIS, VM_KIND, VirtualMachineInstance,
+    Node, PEER_API, PEER_KIND, PEER_SPEC, POD_API, POD_KIND, Pod, SERVICE_CIDR_APIS,
+    SERVICE_CIDR_KIND, ServiceCidr, VM_APIS, VM_KIND, VirtualMachineInstance,
 };
 use crate::model::{
     BindingFact, NetFact, NodeFact, ObjectName, Origin, PeerFact, RefusedDocument, VmFact,
@@ -28,7 +28,7 @@ mod tests;
 pub(super) enum Object {
     /// An `EipBinding`.
     Binding(BindingFact),
-    /// A `VirtualMachineInstance`.
+    /// A `VirtualMachineInstance`, or a plain `Pod`.
     Vm(VmFact),
     /// A `Node`, for its pod networks and its peers.
     Node(NetFact, NodeFact),
@@ -78,7 +78,7 @@ struct Kind {
     read: fn(&Source<'_>, Value, Origin) -> Result<Object, Problem>,
 }
 
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 6] = [
     Kind {
         name: BINDING_KIND,
         apis: &[BINDING_API],
@@ -95,6 +95,15 @@ const KINDS: [Kind; 5] = [
         read: |source, value, origin| {
             let vm: VirtualMachineInstance = source.typed(value)?;
             Ok(Object::Vm(vm.into_fact(Some(origin))?))
+        },
+    },
+    Kind {
+        name: POD_KIND,
+        apis: &[POD_API],
+        spec: None,
+        read: |source, value, origin| {
+            let pod: Pod = source.typed(value)?;
+            Ok(Object::Vm(pod.into_fact(Some(origin))?))
         },
     },
     Kind {

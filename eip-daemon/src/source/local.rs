@@ -18,10 +18,12 @@ use super::{
     files::{self, Unread},
     objects::{
         self, BINDING_API, BINDING_KIND, EipBinding, EipBindingSpec, LABEL, Metadata, SUBDOMAIN,
-        TARGET_ADDRESS, TargetSpec,
+        TARGET_ADDRESS, TARGET_POD, TargetSpec,
     },
 };
-use crate::model::{Announce, BindingFact, DeliveryChoice, ObjectName, Origin, TargetKind, VmFact};
+use crate::model::{
+    Announce, BindingFact, DeliveryChoice, ObjectName, Origin, POD, TargetKind, VmFact,
+};
 
 #[cfg(test)]
 mod tests;
@@ -34,8 +36,20 @@ const MAX_FILE_NAME: usize = 255;
 pub enum Target {
     /// The VM of this name, in the namespace of the binding.
     Vm(String),
+    /// The plain pod of this name, in the namespace of the binding.
+    Pod(String),
     /// Whoever has this address on this node.
     Address(IpAddr),
+}
+
+/// What has an address, by its name among facts.
+impl From<&ObjectName> for Target {
+    fn from(name: &ObjectName) -> Self {
+        match name.name.strip_prefix(POD) {
+            Some(pod) => Self::Pod(pod.to_owned()),
+            None => Self::Vm(name.name.clone()),
+        }
+    }
 }
 
 impl Target {
@@ -44,6 +58,7 @@ impl Target {
     pub const fn kind(&self) -> TargetKind {
         match self {
             Self::Vm(_) => TargetKind::Vm,
+            Self::Pod(_) => TargetKind::Pod,
             Self::Address(address) => TargetKind::Address(*address),
         }
     }
@@ -53,6 +68,7 @@ impl Target {
     pub fn name(&self) -> String {
         match self {
             Self::Vm(name) => name.clone(),
+            Self::Pod(name) => format!("{POD}{name}"),
             Self::Address(address) => address.to_string(),
         }
     }
@@ -130,7 +146,7 @@ pub enum LocalError {
 /// Invalid names, an object of that name in a file of somebody else, or I/O.
 pub fn bind(directory: &Path, request: &BindRequest) -> Result<PathBuf, LocalError> {
     let path = checked_path(directory, &request.name)?;
-    if let Target::Vm(name) = &request.target {
+    if let Target::Vm(name) | Target::Pod(name) = &request.target {
         check("vm", name, objects::is_subdomain, SUBDOMAIN)?;
     }
     let before = match find(directory, &request.name)? {
@@ -309,10 +325,14 @@ fn document(request: &BindRequest, before: Option<&BindingFact>) -> EipBinding {
             eip: Some(request.eip.to_string()),
             vmi: match &request.target {
                 Target::Vm(name) => Some(name.clone()),
-                Target::Address(_) => None,
+                Target::Pod(_) | Target::Address(_) => None,
             },
-            target: match request.target {
+            target: match &request.target {
                 Target::Vm(_) => None,
+                Target::Pod(name) => Some(TargetSpec {
+                    kind: TARGET_POD.to_owned(),
+                    name: name.clone(),
+                }),
                 Target::Address(address) => Some(TargetSpec {
                     kind: TARGET_ADDRESS.to_owned(),
                     name: address.to_string(),

@@ -30,9 +30,9 @@ pub use bgp::{
 };
 pub use crd::{definitions, definitions_as_yaml};
 pub use nets::{NODE_API, NODE_KIND, Node, SERVICE_CIDR_APIS, SERVICE_CIDR_KIND, ServiceCidr};
-pub use pod::{PodAddress, PodSpec, PodStatus};
+pub use pod::{POD_API, POD_KIND, Pod, PodAddress, PodSpec, PodStatus};
 pub use status::{Condition, ConditionStatus, ConditionType, EipBindingStatus, Serving};
-pub use target::{TARGET_ADDRESS, TARGET_VM, TargetSpec};
+pub use target::{TARGET_ADDRESS, TARGET_POD, TARGET_VM, TargetSpec};
 pub use vm::{
     MigrationState, Multus, VM_APIS, VM_KIND, VirtualMachineInstance, VmInterfaceStatus, VmNetwork,
     VmSpec, VmStatus, interfaces,
@@ -209,10 +209,14 @@ pub struct EipBinding {
     printcolumn = r#"{"name":"READY","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"REASON","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
     printcolumn = r#"{"name":"AGE","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"TARGET","type":"string","jsonPath":".spec.target.name","priority":1}"#,
     printcolumn = r#"{"name":"MESSAGE","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].message","priority":1}"#
 )]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(extend("required" = ["eip", "vmi"]))]
+#[schemars(extend("required" = ["eip"], "x-kubernetes-validations" = [{
+    "rule": "has(self.vmi) != has(self.target)",
+    "message": "a binding has one of spec.vmi and spec.target"
+}]))]
 pub struct EipBindingSpec {
     /// The elastic IP, such as 203.0.113.10. One binding holds an address at a time.
     #[schemars(extend("x-kubernetes-validations" = [{
@@ -221,11 +225,11 @@ pub struct EipBindingSpec {
     }]), length(max = 45))]
     pub eip: Option<String>,
     /// Name of the `VirtualMachineInstance`, in the binding's own namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub vmi: Option<String>,
-    /// What it belongs to, where that is no VM of the namespace.
+    /// What it belongs to, where `vmi` does not say it: a plain pod of the namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(skip)]
     pub target: Option<TargetSpec>,
     /// Whether the VM starts its own connections with this elastic IP, if it has several.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -84,6 +84,34 @@ pub fn launcher(name: &str, vm: &str, uid: &str, node: &str) -> Value {
     })
 }
 
+/// A plain pod; its status is written on its own.
+#[must_use]
+pub fn pod(name: &str, node: &str, is_host_network: bool) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "nodeName": node,
+            "hostNetwork": is_host_network,
+            "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "web", "image": "none"}]
+        }
+    })
+}
+
+/// A binding to a plain pod.
+#[must_use]
+pub fn pod_binding(name: &str, eip: Ipv4Addr, pod: &str) -> Value {
+    json!({
+        "apiVersion": "virteip.github.com/v1",
+        "kind": "EipBinding",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"eip": eip, "target": {"kind": "Pod", "name": pod}}
+    })
+}
+
 /// A binding.
 #[must_use]
 pub fn binding(name: &str, eip: Ipv4Addr, vm: &str) -> Value {

@@ -56,7 +56,8 @@ pub struct Pod {
     pub ns: Ns,
     /// Its address.
     pub address: Ipv4Addr,
-    name: String,
+    /// Name of its object.
+    pub name: String,
     node: usize,
     port: String,
 }
@@ -421,6 +422,20 @@ impl Cluster {
         let node = self.nodes[pod.node].name;
         self.control
             .apply(&kubevirt::launcher(&pod.name, vm, uid, node))?;
+        let status = json!({"status": {
+            "phase": "Running", "podIP": pod.address, "podIPs": [{"ip": pod.address}]
+        }});
+        self.patch_status("pod", &pod.name, &status)
+    }
+
+    /// Writes the object of a plain pod that runs.
+    ///
+    /// # Errors
+    /// With what the API server said.
+    pub fn run_pod(&self, pod: &Pod, is_host_network: bool) -> anyhow::Result<()> {
+        let node = self.nodes[pod.node].name;
+        let object = kubevirt::pod(&pod.name, node, is_host_network);
+        self.control.apply(&object)?;
         let status = json!({"status": {
             "phase": "Running", "podIP": pod.address, "podIPs": [{"ip": pod.address}]
         }});

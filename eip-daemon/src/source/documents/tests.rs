@@ -351,12 +351,7 @@ fn every_wrong_field_is_named_with_its_line_and_its_cure() {
         (
             "a target of an unknown kind",
             format!("{head}  eip: 10.0.0.3\n  target:\n    kind: Service\n    name: web\n"),
-            "line 8: spec.target.kind: \"Service\" is not one of VirtualMachineInstance, Address",
-        ),
-        (
-            "a target without a name",
-            format!("{head}  eip: 10.0.0.3\n  target: {{kind: Address}}\n"),
-            "line 7: spec.target.name is missing: the name of what the EIP belongs to",
+            "line 8: spec.target.kind: \"Service\" is not one of VirtualMachineInstance, Pod, Address",
         ),
         (
             "no name",
@@ -392,7 +387,7 @@ fn a_document_that_is_no_object_of_ours_is_told_what_would_be() {
             "unknown kind",
             "apiVersion: v1\nkind: ConfigMap\n".to_owned(),
             "line 2: kind \"ConfigMap\" is not known here: known are EipBinding (virteip.github.com/v1), \
-             VirtualMachineInstance (kubevirt.io/v1, kubevirt.io/v1alpha3), Node (v1), \
+             VirtualMachineInstance (kubevirt.io/v1, kubevirt.io/v1alpha3), Pod (v1), Node (v1), \
              BgpPeer (virteip.github.com/v1), ServiceCIDR (networking.k8s.io/v1, networking.k8s.io/v1beta1)",
         ),
         (
@@ -400,7 +395,7 @@ fn a_document_that_is_no_object_of_ours_is_told_what_would_be() {
             "apiVersion: virteip.github.com/v1\nkind: EIPBinding\n".to_owned(),
             "line 2: kind \"EIPBinding\" is not known here (did you mean \"EipBinding\"?): known \
              are EipBinding (virteip.github.com/v1), VirtualMachineInstance (kubevirt.io/v1, \
-             kubevirt.io/v1alpha3), Node (v1), BgpPeer (virteip.github.com/v1), \
+             kubevirt.io/v1alpha3), Pod (v1), Node (v1), BgpPeer (virteip.github.com/v1), \
              ServiceCIDR (networking.k8s.io/v1, \
              networking.k8s.io/v1beta1)",
         ),
@@ -414,7 +409,7 @@ fn a_document_that_is_no_object_of_ours_is_told_what_would_be() {
             "no object",
             "just a sentence\n".to_owned(),
             "line 1: kind is missing: one of EipBinding (virteip.github.com/v1), \
-             VirtualMachineInstance (kubevirt.io/v1, kubevirt.io/v1alpha3), Node (v1), \
+             VirtualMachineInstance (kubevirt.io/v1, kubevirt.io/v1alpha3), Pod (v1), Node (v1), \
              BgpPeer (virteip.github.com/v1), ServiceCIDR (networking.k8s.io/v1, networking.k8s.io/v1beta1)",
         ),
         (

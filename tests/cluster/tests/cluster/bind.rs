@@ -107,6 +107,45 @@ fn each_node_programs_its_own_vms_only_and_one_elastic_ip_has_one_holder() {
 }
 
 #[test]
+fn a_plain_pod_is_served_while_it_lives_and_has_an_address_of_its_own() {
+    let Some(cluster) = cluster() else { return };
+    let pod = cluster.plug("web", 0, ON_N1).unwrap();
+    let _echo = Echo::start(&pod.ns, ON_N1, 7000).unwrap();
+    let bind = kubevirt::pod_binding("b", EIP, &pod.name);
+    cluster.control.apply(&bind).unwrap();
+    cluster.wait_reason("b", "PodNotFound").unwrap();
+    cluster.run_pod(&pod, false).unwrap();
+    cluster.route(EIP, 0).unwrap();
+    cluster.wait_reason("b", "Serving").unwrap();
+    let patience = Duration::from_mins(1);
+    let answer = traffic::udp(&cluster.client, (EIP, 7000).into(), 64, patience);
+    assert_eq!(answer.unwrap().came_from.ip(), EIP);
+
+    cluster.delete_pod(&pod).unwrap();
+    cluster.wait_reason("b", "PodNotFound").unwrap();
+    // Of the same name, and with its node's addresses: nothing that could be translated to.
+    cluster.run_pod(&pod, true).unwrap();
+    cluster.wait_reason("b", "PodHasNoAddress").unwrap();
+
+    // One of the two, of a kind that is known.
+    let other = "203.0.113.40".parse().unwrap();
+    let mut both = kubevirt::pod_binding("both", other, "web");
+    both["spec"]["vmi"] = json!("vm1");
+    let mut neither = kubevirt::binding("neither", other, "vm1");
+    neither["spec"].as_object_mut().unwrap().remove("vmi");
+    let mut address = kubevirt::pod_binding("address", other, "10.244.1.10");
+    address["spec"]["target"]["kind"] = json!("Address");
+    for (refused, words) in [
+        (both, "one of spec.vmi and spec.target"),
+        (neither, "one of spec.vmi and spec.target"),
+        (address, "VirtualMachineInstance or Pod"),
+    ] {
+        let said = format!("{:#}", cluster.control.apply(&refused).unwrap_err());
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[test]
 fn an_edit_takes_the_old_address_out_and_the_new_one_in() {
     let Some(cluster) = cluster() else { return };
     let pod = cluster.plug("vm1", 0, ON_N1).unwrap();
