@@ -242,10 +242,6 @@ fn run_level(level: Level, filter: Option<&str>) -> Result<Counts> {
 
 fn test_line(level: Level, filter: Option<&str>) -> Line {
     let mut line = cargo("test").arg("--no-fail-fast");
-    if level.starts_programs() || level == Level::Interop {
-        // Root and routers are there (see `needs`): no test has a reason to skip itself.
-        line = line.env("EIP_E2E_REQUIRED", "1");
-    }
     for package in level.packages() {
         line = line.args(["--package", package]);
     }
@@ -255,7 +251,6 @@ fn test_line(level: Level, filter: Option<&str>) -> Line {
         harness.push("--include-ignored");
     }
     if level == Level::Cluster {
-        line = line.env("EIP_CLUSTER_REQUIRED", "1");
         // Each test has an API server and an etcd.
         harness.extend(["--test-threads", "2", "--nocapture"]);
     }
@@ -385,7 +380,7 @@ mod tests {
         );
         assert_eq!(
             test_line(Level::Interop, Some("drain")).to_string(),
-            "EIP_E2E_REQUIRED=1 cargo test --no-fail-fast --package eip-interop-tests -- drain \
+            "cargo test --no-fail-fast --package eip-interop-tests -- drain \
              --test-threads 4"
         );
     }

@@ -35,6 +35,7 @@ pub mod echo;
 pub mod firewall;
 pub mod lab;
 pub mod leak;
+pub mod needs;
 pub mod netns;
 pub mod packet;
 pub mod plan;

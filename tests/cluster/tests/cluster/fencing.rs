@@ -26,8 +26,8 @@ struct Split {
     _echoes: [Echo; 2],
 }
 
-fn split(flags: &[&'static str]) -> Option<Split> {
-    let cluster = cluster_with(flags)?;
+fn split(flags: &[&'static str]) -> Split {
+    let cluster = cluster_with(flags);
     let source = cluster.plug("from", 0, ON_N1).unwrap();
     let target = cluster.plug("to", 1, ON_N2).unwrap();
     let echoes = [
@@ -41,13 +41,13 @@ fn split(flags: &[&'static str]) -> Option<Split> {
         .unwrap();
     cluster.wait_reason("b", "Serving").unwrap();
     cluster.route(EIP, 0).unwrap();
-    Some(Split {
+    Split {
         cluster,
         uid,
         target,
         _source: source,
         _echoes: echoes,
-    })
+    }
 }
 
 impl Split {
@@ -107,9 +107,7 @@ impl Split {
 
 #[test]
 fn a_node_whose_agent_is_frozen_falls_silent_and_wakes_up_silent_when_its_vm_has_moved() {
-    let Some(mut world) = split(&[AFTER]) else {
-        return;
-    };
+    let mut world = split(&[AFTER]);
     let frozen = |world: &mut Split, signal| world.cluster.agent(0).unwrap().signal(signal);
     assert_eq!(world.answer_by(0), Some(ON_N1));
     frozen(&mut world, Signal::SIGSTOP).unwrap();
@@ -128,9 +126,7 @@ fn a_node_whose_agent_is_frozen_falls_silent_and_wakes_up_silent_when_its_vm_has
 
 #[test]
 fn a_node_that_comes_back_without_the_api_server_stays_silent_until_it_has_asked() {
-    let Some(mut world) = split(&[AFTER]) else {
-        return;
-    };
+    let mut world = split(&[AFTER]);
     world.cluster.control.kill_api().unwrap();
     // The API server alone ends nothing, however long it is away.
     wait::pause(LEASE * 2);
@@ -155,9 +151,7 @@ fn a_node_that_comes_back_without_the_api_server_stays_silent_until_it_has_asked
 
 #[test]
 fn a_node_that_is_cut_off_falls_silent_when_isolation_fences() {
-    let Some(world) = split(&[AFTER, "--fence-on=isolation"]) else {
-        return;
-    };
+    let world = split(&[AFTER, "--fence-on=isolation"]);
     let node = &world.cluster.nodes[0].ns;
     node.ip("link set mg0 down\n").unwrap();
     world.wait_answer_by(0, None);

@@ -25,8 +25,8 @@ struct Routed {
     _echoes: [Echo; 2],
 }
 
-fn routed() -> Option<Routed> {
-    let cluster = cluster_with(&["--bgp-local-as=64512", "--handover=2s"])?;
+fn routed() -> Routed {
+    let cluster = cluster_with(&["--bgp-local-as=64512", "--handover=2s"]);
     assert_eq!(NODE_AS, 64512);
     let nodes = cluster.uplinks();
     let bird = Bird::start(&cluster.router, cluster.dir(), &nodes).unwrap();
@@ -56,13 +56,13 @@ fn routed() -> Option<Routed> {
         .unwrap();
     cluster.wait_reason("b", "Serving").unwrap();
     bird.wait_ways(EIP, &nodes[..1]).unwrap();
-    Some(Routed {
+    Routed {
         cluster,
         bird,
         uid,
         pods,
         _echoes: echoes,
-    })
+    }
 }
 
 impl Routed {
@@ -161,7 +161,7 @@ const NEW_ORDER: [Sign; 4] = [
 
 #[test]
 fn routers_learn_of_the_new_node_before_the_old_one_withdraws_and_stragglers_follow() {
-    let Some(world) = routed() else { return };
+    let world = routed();
     let nodes = world.cluster.uplinks();
     world.under_traffic("BGP, new order", 8, || {
         world.migrate(1, &NEW_ORDER);
@@ -189,7 +189,7 @@ fn routers_learn_of_the_new_node_before_the_old_one_withdraws_and_stragglers_fol
 
 #[test]
 fn what_still_comes_to_the_old_node_is_sent_on_to_the_new_one_for_a_while() {
-    let Some(world) = routed() else { return };
+    let world = routed();
     let nodes = world.cluster.uplinks();
     // A router that hears nothing of it.
     world

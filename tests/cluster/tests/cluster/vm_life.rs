@@ -33,8 +33,8 @@ struct Moving {
     _echoes: [Echo; 2],
 }
 
-fn moving(target_address: Ipv4Addr) -> Option<Moving> {
-    let cluster = cluster()?;
+fn moving(target_address: Ipv4Addr) -> Moving {
+    let cluster = cluster();
     let source = cluster.plug("from", 0, ON_N1).unwrap();
     let target = cluster.plug("to", 1, target_address).unwrap();
     let echoes = [
@@ -48,13 +48,13 @@ fn moving(target_address: Ipv4Addr) -> Option<Moving> {
         .unwrap();
     cluster.wait_reason("b", "Serving").unwrap();
     cluster.route(EIP, 0).unwrap();
-    Some(Moving {
+    Moving {
         cluster,
         uid,
         source,
         target,
         _echoes: echoes,
-    })
+    }
 }
 
 /// Plays the routers: an elastic IP is routed to the node whose kernel has it, as soon as it has.
@@ -184,7 +184,7 @@ fn new_address(address: Ipv4Addr) -> Value {
 
 #[test]
 fn a_migration_to_another_address_follows_the_guest_in_the_order_of_new_releases() {
-    let Some(world) = moving(ON_N2) else { return };
+    let world = moving(ON_N2);
     let steps = [
         hand_off(),
         domain_ready(),
@@ -202,7 +202,7 @@ fn a_migration_to_another_address_follows_the_guest_in_the_order_of_new_releases
 
 #[test]
 fn a_migration_in_the_order_of_the_old_release_follows_too() {
-    let Some(world) = moving(ON_N2) else { return };
+    let world = moving(ON_N2);
     let at_once = json!({
         "metadata": {"labels": {"kubevirt.io/nodeName": "n2"}},
         "status": {"nodeName": "n2", "migrationState": {"completed": true}}
@@ -214,7 +214,7 @@ fn a_migration_in_the_order_of_the_old_release_follows_too() {
 
 #[test]
 fn a_migration_that_keeps_the_address_moves_the_elastic_ip() {
-    let Some(world) = moving(ON_N1) else { return };
+    let world = moving(ON_N1);
     let steps = [hand_off(), domain_ready(), flip(), completed()];
     world.move_with("new order, address stays", &steps, "n2");
     assert!(!world.is_on(0));
@@ -223,7 +223,7 @@ fn a_migration_that_keeps_the_address_moves_the_elastic_ip() {
 
 #[test]
 fn a_failed_migration_stays_at_the_source_and_loses_nothing() {
-    let Some(world) = moving(ON_N2) else { return };
+    let world = moving(ON_N2);
     let failed = json!({"status": {"migrationState": {"failed": true, "completed": true}}});
     let report = world.move_with("failed migration", &[hand_off(), failed], "n1");
     assert_eq!(report.lost(), 0);
@@ -232,7 +232,7 @@ fn a_failed_migration_stays_at_the_source_and_loses_nothing() {
 
 #[test]
 fn a_vm_that_stops_restarts_and_goes_is_followed_with_a_reason_each() {
-    let Some(world) = moving(ON_N2) else { return };
+    let world = moving(ON_N2);
     let cluster = &world.cluster;
     let ended = json!({"status": {"phase": "Succeeded"}});
     cluster.patch_vm("vm1", &ended).unwrap();
@@ -263,7 +263,7 @@ fn a_vm_that_stops_restarts_and_goes_is_followed_with_a_reason_each() {
 
 #[test]
 fn a_status_that_flips_all_the_time_ends_where_it_stops_and_delays_nobody() {
-    let Some(world) = moving(ON_N2) else { return };
+    let world = moving(ON_N2);
     let cluster = &world.cluster;
     let quiet = cluster
         .plug("quiet", 1, "10.244.2.30".parse().unwrap())

@@ -20,9 +20,7 @@ use crate::support::{PORT, Stage, at};
 
 #[test]
 fn an_eip_that_begins_like_another_is_another() {
-    let Some(mut stage) = Stage::empty(WorldOptions::default(), DaemonOptions::default()) else {
-        return;
-    };
+    let mut stage = Stage::empty(WorldOptions::default(), DaemonOptions::default());
     stage.start_servers();
     // .1 and .11
     stage.daemon.serve(&VM2, eip::SECOND.v4).unwrap();
@@ -44,9 +42,7 @@ fn an_eip_that_begins_like_another_is_another() {
 
 #[test]
 fn every_eip_of_a_vm_answers_for_itself_and_the_primary_goes_out() {
-    let Some(mut stage) = Stage::dual(WorldOptions::default(), DaemonOptions::default()) else {
-        return;
-    };
+    let mut stage = Stage::dual(WorldOptions::default(), DaemonOptions::default());
     let documents = stage.daemon.documents().clone();
     for (family, name) in [(Family::V4, "vm1"), (Family::V6, "vm1-v6")] {
         let [first, second] = [eip::VM1, eip::SECOND].map(|eip| eip.of(family));
@@ -86,7 +82,7 @@ fn every_eip_of_a_vm_answers_for_itself_and_the_primary_goes_out() {
 
 #[test]
 fn an_eip_is_never_an_address_of_the_node() {
-    let Some(stage) = Stage::plain() else { return };
+    let stage = Stage::plain();
     // What listens on every address of the node must not be reached through an EIP.
     let listener = stage
         .world
@@ -116,9 +112,7 @@ fn an_eip_is_never_an_address_of_the_node() {
 
 #[test]
 fn an_eip_nobody_has_does_not_loop() {
-    let Some(stage) = Stage::dual(WorldOptions::default(), DaemonOptions::default()) else {
-        return;
-    };
+    let stage = Stage::dual(WorldOptions::default(), DaemonOptions::default());
     for address in Family::BOTH.map(|family| eip::UNASSIGNED.of(family)) {
         traffic::ping(&stage.world.client, address, 56, SILENCE).unwrap_err();
         let frames = stage
@@ -144,9 +138,7 @@ fn an_eip_nobody_has_does_not_loop() {
 
 #[test]
 fn eip_traffic_uses_the_uplink_alone_although_the_default_route_leads_elsewhere() {
-    let Some(stage) = Stage::dual(WorldOptions::default(), DaemonOptions::default()) else {
-        return;
-    };
+    let stage = Stage::dual(WorldOptions::default(), DaemonOptions::default());
     for family in Family::BOTH {
         let (client, eip) = (CLIENT.of(family), eip::VM1.of(family));
         for vm in [VM1, VM2] {
@@ -166,7 +158,7 @@ fn eip_traffic_uses_the_uplink_alone_although_the_default_route_leads_elsewhere(
 
 #[test]
 fn a_pod_without_eip_and_the_node_keep_their_own_way_out() {
-    let Some(stage) = Stage::plain() else { return };
+    let stage = Stage::plain();
     stage.world.leaks().allow_node_traffic();
     let pod = stage.ns(eip_lab::plan::POD1);
     let answer = traffic::udp(pod, (CLIENT.v4, PORT).into(), 100, PATIENCE).unwrap();

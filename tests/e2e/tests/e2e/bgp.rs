@@ -1,8 +1,7 @@
 //! The agent beside a real router: BIRD, and once FRR. The client reaches an EIP only because the
 //! router has learnt it.
 //!
-//! Without the routers (Debian: `bird2`, `frr`) these tests are skipped; `EIP_E2E_REQUIRED=1`
-//! forbids that.
+//! Without the routers (Debian: `bird2`, `frr`) these tests fail and say so.
 
 use std::{
     fs,
@@ -16,7 +15,7 @@ use eip_lab::{
     bird::{Bird, BirdOptions, NODE_AS, ROUTER_AS},
     command,
     daemon::{Daemon, DaemonOptions},
-    documents,
+    documents, needs,
     plan::{self, VM1, VM2, eip},
     traffic::{self, PATIENCE, Pace, SILENCE},
     wait::{pause, wait_until},
@@ -35,19 +34,6 @@ struct Site {
     bird: Bird,
 }
 
-fn skipped(program: &str) -> bool {
-    if std::path::Path::new(program).exists() {
-        return false;
-    }
-    let required = std::env::var_os("EIP_E2E_REQUIRED").is_some();
-    assert!(
-        !required,
-        "{program} is not installed, and EIP_E2E_REQUIRED forbids to skip"
-    );
-    eprintln!("SKIPPED: {program} is not installed");
-    true
-}
-
 fn daemon_options(more: &[&str]) -> DaemonOptions {
     let asn = format!("--bgp-local-as={NODE_AS}");
     let more = more.iter().map(|flag| (*flag).to_owned());
@@ -59,28 +45,26 @@ fn daemon_options(more: &[&str]) -> DaemonOptions {
 
 impl Site {
     /// The agent serves nothing; it has one peer, the router.
-    fn raise(bird: &BirdOptions, peer: &str, flags: &[&str]) -> Option<Self> {
-        if skipped("/usr/sbin/bird") {
-            return None;
-        }
-        let stage = Stage::empty(WorldOptions::default(), daemon_options(flags))?;
+    fn raise(bird: &BirdOptions, peer: &str, flags: &[&str]) -> Self {
+        needs::program("/usr/sbin/bird").unwrap();
+        let stage = Stage::empty(WorldOptions::default(), daemon_options(flags));
         // The session itself is in the node's own name.
         stage.world.leaks().allow_node_traffic();
         let dir = stage.daemon.dir().join("bird");
         let bird = Bird::start(&stage.world.router, &dir, bird).unwrap();
         let site = Self { stage, bird };
         site.put_peer(peer);
-        Some(site)
+        site
     }
 
     /// With everything at its default, `vm1` and `vm2` served, and the session up.
-    fn serving(flags: &[&str]) -> Option<Self> {
-        let mut site = Self::raise(&BirdOptions::default(), "", flags)?;
+    fn serving(flags: &[&str]) -> Self {
+        let mut site = Self::raise(&BirdOptions::default(), "", flags);
         site.stage.daemon.serve(&VM1, eip::VM1.v4).unwrap();
         site.stage.daemon.serve(&VM2, eip::VM2.v4).unwrap();
         site.stage.start_servers();
         site.bird.wait_routes(&[VM1_ROUTE, VM2_ROUTE]).unwrap();
-        Some(site)
+        site
     }
 
     fn put_peer(&self, more: &str) {
@@ -128,9 +112,7 @@ fn condition<'a>(binding: &'a Value, of: &str) -> (&'a str, &'a str) {
 
 #[test]
 fn the_client_reaches_an_eip_only_while_the_router_knows_it() {
-    let Some(mut site) = Site::raise(&BirdOptions::default(), "", &[]) else {
-        return;
-    };
+    let mut site = Site::raise(&BirdOptions::default(), "", &[]);
     site.settle("the session is up", |peer| peer["state"] == "Established");
     site.stage.start_servers();
     site.client_is_lost(eip::VM1.v4);
@@ -173,9 +155,7 @@ fn the_client_reaches_an_eip_only_while_the_router_knows_it() {
 
 #[test]
 fn the_router_never_loses_a_route_over_kill_9_under_traffic() {
-    let Some(mut site) = Site::serving(&[]) else {
-        return;
-    };
+    let mut site = Site::serving(&[]);
     let pace = Pace::kilohertz(6);
     let Site { bird, stage } = &mut site;
     let Stage { daemon, world, .. } = stage;
@@ -212,9 +192,7 @@ fn the_router_never_loses_a_route_over_kill_9_under_traffic() {
 
 #[test]
 fn what_was_unbound_while_the_agent_was_down_is_forgotten_after_its_start() {
-    let Some(mut site) = Site::serving(&[]) else {
-        return;
-    };
+    let mut site = Site::serving(&[]);
     site.stage.daemon.kill9().unwrap();
     site.daemon().documents().remove_binding("vm1").unwrap();
     assert_eq!(site.bird.routes().unwrap(), [VM1_ROUTE, VM2_ROUTE]);
@@ -225,9 +203,7 @@ fn what_was_unbound_while_the_agent_was_down_is_forgotten_after_its_start() {
 
 #[test]
 fn a_stop_withdraws_and_says_goodbye() {
-    let Some(mut site) = Site::serving(&[]) else {
-        return;
-    };
+    let mut site = Site::serving(&[]);
     assert!(site.stage.daemon.stop().unwrap().success());
     site.bird.wait_routes(&[]).unwrap();
     let log = site.bird.log();
@@ -237,9 +213,7 @@ fn a_stop_withdraws_and_says_goodbye() {
 
 #[test]
 fn a_stop_for_an_upgrade_keeps_the_routes() {
-    let Some(mut site) = Site::serving(&["--on-exit=keep"]) else {
-        return;
-    };
+    let mut site = Site::serving(&["--on-exit=keep"]);
     assert!(site.stage.daemon.stop().unwrap().success());
     pause(Duration::from_millis(500));
     assert_eq!(site.bird.routes().unwrap(), [VM1_ROUTE, VM2_ROUTE]);
@@ -251,9 +225,7 @@ fn a_stop_for_an_upgrade_keeps_the_routes() {
 
 #[test]
 fn drain_marks_then_withdraws_and_lasts_over_a_restart_until_undrain() {
-    let Some(mut site) = Site::serving(&[]) else {
-        return;
-    };
+    let mut site = Site::serving(&[]);
     let started = site.daemon().eipctl(&["drain", "--grace", "3"]).unwrap();
     assert!(started.status.success(), "{started:?}");
     let is_marked = || site.bird.describe(VM1_ROUTE).unwrap().contains("(65535,0)");
@@ -294,9 +266,7 @@ fn a_peer_that_goes_away_and_a_wrong_as_can_be_seen() {
         expected_as: Some(64999),
         ..BirdOptions::default()
     };
-    let Some(mut site) = Site::raise(&wrong, "", &[]) else {
-        return;
-    };
+    let mut site = Site::raise(&wrong, "", &[]);
     site.stage.daemon.serve(&VM1, eip::VM1.v4).unwrap();
     site.settle("the router's answer is shown", |peer| {
         peer["lastReceived"]["code"] == 2 && peer["lastReceived"]["subcode"] == 2
@@ -340,9 +310,7 @@ fn a_password_has_to_be_right_and_can_be_corrected_in_its_file() {
         password: Some("s3cret"),
         ..BirdOptions::default()
     };
-    let Some(mut site) = Site::raise(&bird, "", &[]) else {
-        return;
-    };
+    let mut site = Site::raise(&bird, "", &[]);
     site.stage.daemon.serve(&VM1, eip::VM1.v4).unwrap();
     let key = site.daemon().dir().join("tor.key");
     site.put_peer(&format!(
@@ -370,9 +338,7 @@ fn a_password_has_to_be_right_and_can_be_corrected_in_its_file() {
 
 #[test]
 fn what_is_said_about_routes_follows_the_object_without_a_new_session() {
-    let Some(site) = Site::serving(&[]) else {
-        return;
-    };
+    let site = Site::serving(&[]);
     let since = peer(site.daemon())["since"].clone();
     site.put_peer(
         "  communities: ['64512:77', no-export]\n  med: 5\n  aggregates: [203.0.113.0/24]\n  rules:\n  \
@@ -433,9 +399,7 @@ fn a_vm_that_has_just_come_is_preferred_here_and_after_a_while_no_more() {
     // As usual both nodes are as far away; a newcomer is nearer.
     let preference = "  prepend: 1\n  preferred:\n    seconds: 3600\n    set: {prepend: 0, \
                       communities: [\"64512:200\"]}\n";
-    let Some(mut site) = Site::raise(&two_ways, preference, &[]) else {
-        return;
-    };
+    let mut site = Site::raise(&two_ways, preference, &[]);
     let dir = site.daemon().dir().join("other-node");
     let client = &site.stage.world.client;
     let _other = Bird::start_other_node(client, &dir, VM1_ROUTE).unwrap();
@@ -480,9 +444,7 @@ fn a_vm_that_has_just_come_is_preferred_here_and_after_a_while_no_more() {
 
 #[test]
 fn a_bad_peer_and_a_removed_one_leave_the_others_alone() {
-    let Some(mut site) = Site::serving(&[]) else {
-        return;
-    };
+    let mut site = Site::serving(&[]);
     let since = peer(site.daemon())["since"].clone();
     let documents = site.daemon().documents().clone();
     let bad = documents::peer("bad", "  communities: [blue]\n");
@@ -528,9 +490,7 @@ fn a_bad_peer_and_a_removed_one_leave_the_others_alone() {
 
 #[test]
 fn annotations_of_the_node_name_a_peer_too() {
-    let Some(mut site) = Site::raise(&BirdOptions::default(), "", &[]) else {
-        return;
-    };
+    let mut site = Site::raise(&BirdOptions::default(), "", &[]);
     let documents = site.daemon().documents().clone();
     documents.remove("peer.yaml").unwrap();
     let node = format!(
@@ -607,12 +567,8 @@ impl Drop for Frr {
 
 #[test]
 fn frr_learns_keeps_over_kill_9_and_forgets() {
-    if skipped("/usr/lib/frr/bgpd") {
-        return;
-    }
-    let Some(mut stage) = Stage::empty(WorldOptions::default(), daemon_options(&[])) else {
-        return;
-    };
+    needs::program("/usr/lib/frr/bgpd").unwrap();
+    let mut stage = Stage::empty(WorldOptions::default(), daemon_options(&[]));
     stage.world.leaks().allow_node_traffic();
     let frr = Frr::start(&stage);
     let text = documents::peer("tor", "");

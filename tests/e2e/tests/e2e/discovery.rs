@@ -25,24 +25,24 @@ const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 
 /// An agent that announces on layer 2 and serves nothing yet, and a router that asks for EIPs on its port.
-fn stage() -> Option<Stage> {
+fn stage() -> Stage {
     let options = DaemonOptions {
         more: ["--announce", "l2", "--l2-refresh", "1s"]
             .map(str::to_owned)
             .into(),
         ..DaemonOptions::default()
     };
-    let stage = Stage::empty(WorldOptions::default(), options)?;
+    let stage = Stage::empty(WorldOptions::default(), options);
     let on_the_link = format!("route replace {EIP_CIDR6} dev ru0\n");
     stage.world.router.ip(&on_the_link).unwrap();
-    Some(stage)
+    stage
 }
 
 /// As [`stage`], with `vm1` served.
-fn serving() -> Option<Stage> {
-    let mut stage = stage()?;
+fn serving() -> Stage {
+    let mut stage = stage();
     stage.daemon.serve(&VM1, EIP).unwrap();
-    Some(stage)
+    stage
 }
 
 fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
@@ -156,7 +156,7 @@ fn groups(world: &World) -> String {
 
 #[test]
 fn a_neighbour_finds_an_ipv6_eip_by_its_kernel_and_by_ndisc6() {
-    let Some(mut stage) = serving() else { return };
+    let mut stage = serving();
     stage.daemon.serve(&VM2, eip::VM2.v6).unwrap();
     stage.start_servers_of(eip_lab::plan::Family::V6);
     for from in [&stage.world.router, &stage.world.client] {
@@ -181,7 +181,7 @@ fn a_neighbour_finds_an_ipv6_eip_by_its_kernel_and_by_ndisc6() {
 
 #[test]
 fn only_valid_questions_about_what_is_bound_here_are_answered() {
-    let Some(mut stage) = serving() else { return };
+    let mut stage = serving();
     let asker = router_port(&stage);
     let own = uplink_mac(&stage);
     // The burst of the binding itself is over when a refresh comes.
@@ -235,7 +235,7 @@ fn only_valid_questions_about_what_is_bound_here_are_answered() {
 
 #[test]
 fn an_ipv6_binding_is_told_to_its_neighbours_and_again() {
-    let Some(mut stage) = stage() else { return };
+    let mut stage = stage();
     let own = uplink_mac(&stage);
     // Somebody else had the address: the router's memory follows.
     let memory = format!(
@@ -261,7 +261,7 @@ fn an_ipv6_binding_is_told_to_its_neighbours_and_again() {
 
 #[test]
 fn the_uplink_is_in_the_solicited_node_group_while_the_agent_runs_and_answers_go_on_without_it() {
-    let Some(mut stage) = serving() else { return };
+    let mut stage = serving();
     let group = solicited_node(EIP).to_string();
     wait_until(LIMIT, "the group is joined", || {
         groups(&stage.world).contains(&group)
@@ -289,7 +289,7 @@ fn the_uplink_is_in_the_solicited_node_group_while_the_agent_runs_and_answers_go
 
 #[test]
 fn a_host_that_wants_an_ipv6_eip_for_itself_learns_that_it_is_taken() {
-    let Some(stage) = serving() else { return };
+    let stage = serving();
     let router = &stage.world.router;
     router
         .sysctl("ipv6/conf/ru0/accept_dad=1\nipv6/conf/ru0/dad_transmits=1")
@@ -306,7 +306,7 @@ fn a_host_that_wants_an_ipv6_eip_for_itself_learns_that_it_is_taken() {
 
 #[test]
 fn another_owner_of_an_ipv6_eip_is_reported_until_it_is_gone() {
-    let Some(mut stage) = serving() else { return };
+    let mut stage = serving();
     let contested = |daemon: &Daemon| {
         let binding = daemon.binding(&EIP.to_string())?;
         binding["conflict"]["mac"].as_str().map(str::to_owned)

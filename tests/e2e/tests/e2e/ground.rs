@@ -15,9 +15,7 @@ use crate::support::raise;
 
 #[test]
 fn guests_reach_each_other_with_their_own_addresses() {
-    let Some(world) = raise(WorldOptions::default()) else {
-        return;
-    };
+    let world = raise(WorldOptions::default());
     for server in [VM1, VM2, POD1, POD2] {
         let echo = Echo::start(&world.guest(server).ns, server.address.v4, 7000).unwrap();
         for asker in [VM1, VM2, POD1, POD2] {
@@ -54,9 +52,7 @@ fn is_noticed(world: &World, what: &str) {
 
 #[test]
 fn guests_reach_the_outside_masqueraded_and_the_detector_says_so() {
-    let Some(world) = raise(WorldOptions::default()) else {
-        return;
-    };
+    let world = raise(WorldOptions::default());
     let echo = Echo::start(&world.client, CLIENT.v4, 7000).unwrap();
     let answer = traffic::udp(&world.guest(VM1).ns, echo.address(), 100, PATIENCE).unwrap();
     assert_eq!(answer.server_saw.ip(), plan::NODE_MANAGEMENT.v4);
@@ -65,9 +61,7 @@ fn guests_reach_the_outside_masqueraded_and_the_detector_says_so() {
 
 #[test]
 fn an_inside_address_that_gets_out_is_noticed() {
-    let Some(world) = raise(WorldOptions::default()) else {
-        return;
-    };
+    let world = raise(WorldOptions::default());
     world.node.nft("flush chain ip node postrouting\n").unwrap();
     let echo = Echo::start(&world.client, CLIENT.v4, 7000).unwrap();
     traffic::udp(&world.guest(VM2).ns, echo.address(), 100, SILENCE).unwrap_err();
@@ -77,12 +71,10 @@ fn an_inside_address_that_gets_out_is_noticed() {
 #[test]
 fn the_hostile_firewall_stops_what_is_no_pod_traffic() {
     for firewall in [Firewall::KubeLike, Firewall::Strict] {
-        let Some(world) = raise(WorldOptions {
+        let world = raise(WorldOptions {
             firewall,
             ..WorldOptions::default()
-        }) else {
-            return;
-        };
+        });
         // The base lane without its ACCEPT: a route alone does not get past FORWARD DROP.
         world
             .node
@@ -105,7 +97,7 @@ fn bulk_and_streams_are_whole_in_both_directions() {
         default_route: DefaultRoute::Uplink,
         ..WorldOptions::default()
     };
-    let Some(world) = raise(options) else { return };
+    let world = raise(options);
     let echo = Echo::start(&world.guest(VM2).ns, VM2.address.v4, 7000).unwrap();
     let pod = &world.guest(POD1).ns;
     for way in [Bulk::Upload, Bulk::Download] {
@@ -133,9 +125,7 @@ fn bulk_and_streams_are_whole_in_both_directions() {
 
 #[test]
 fn both_families_are_routed() {
-    let Some(world) = raise(WorldOptions::default()) else {
-        return;
-    };
+    let world = raise(WorldOptions::default());
     let bridge = IpAddr::from(NODE_BRIDGE.v6);
     for guest in world.guests() {
         traffic::ping(&guest.ns, bridge, 56, PATIENCE).unwrap();
@@ -151,9 +141,7 @@ fn both_families_are_routed() {
 
 #[test]
 fn a_guest_is_unplugged_and_plugged_in_again() {
-    let Some(world) = raise(WorldOptions::default()) else {
-        return;
-    };
+    let world = raise(WorldOptions::default());
     for plan in [VM1, VM2] {
         let guest = world.guest(plan);
         world.detach(guest).unwrap();

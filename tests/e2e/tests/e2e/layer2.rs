@@ -18,17 +18,17 @@ const THIEF: [u8; 6] = [0x02, 0, 0, 0, 0, 0x66];
 
 /// The agent with EIPs announced on layer 2, serving nothing, and a router that finds EIPs by asking for
 /// them on its port toward the node.
-fn stage() -> Option<Stage> {
+fn stage() -> Stage {
     let options = DaemonOptions {
         more: ["--announce", "l2", "--l2-refresh", "1s"]
             .map(str::to_owned)
             .into(),
         ..DaemonOptions::default()
     };
-    let stage = Stage::empty(WorldOptions::default(), options)?;
+    let stage = Stage::empty(WorldOptions::default(), options);
     let on_the_link = format!("route replace {} dev ru0\n", eip_lab::plan::EIP_CIDR);
     stage.world.router.ip(&on_the_link).unwrap();
-    Some(stage)
+    stage
 }
 
 /// An ARP message; padded, as on a wire.
@@ -76,7 +76,7 @@ fn neighbour(world: &World, eip: Ipv4Addr) -> String {
 
 #[test]
 fn neighbours_reach_an_elastic_ip_without_a_route() {
-    let Some(mut stage) = stage() else { return };
+    let mut stage = stage();
     stage.daemon.serve(&VM1, eip::VM1.v4).unwrap();
     let is_told = |daemon: &Daemon| {
         let binding = daemon.ask(&["get", "203.0.113.11"]).unwrap_or_default();
@@ -103,7 +103,7 @@ fn neighbours_reach_an_elastic_ip_without_a_route() {
 
 #[test]
 fn an_address_nobody_has_is_not_answered_for() {
-    let Some(mut stage) = stage() else { return };
+    let mut stage = stage();
     stage.daemon.serve(&VM1, eip::VM1.v4).unwrap();
     let asker = Injector::open(&stage.world.router, "ru0").unwrap();
     let me = (asker.mac, "192.0.2.1".parse().unwrap());
@@ -127,7 +127,7 @@ fn an_address_nobody_has_is_not_answered_for() {
 
 #[test]
 fn binding_and_unbinding_is_told_to_the_neighbours() {
-    let Some(mut stage) = stage() else { return };
+    let mut stage = stage();
     let own = uplink_mac(&stage);
     // Somebody else had the address: the router's memory follows.
     let memory = format!(
@@ -168,7 +168,7 @@ fn binding_and_unbinding_is_told_to_the_neighbours() {
 
 #[test]
 fn another_owner_is_reported_until_it_is_gone() {
-    let Some(mut stage) = stage() else { return };
+    let mut stage = stage();
     stage.daemon.serve(&VM1, eip::VM1.v4).unwrap();
     let contested = |daemon: &Daemon| {
         let binding = daemon.binding(&eip::VM1.v4.to_string())?;

@@ -48,9 +48,7 @@ fn under_traffic(stage: &mut Stage, seconds: u32, happening: impl FnOnce(&mut Da
 }
 
 fn killed_and_restarted(options: DaemonOptions) {
-    let Some(mut stage) = Stage::dual(WorldOptions::default(), options) else {
-        return;
-    };
+    let mut stage = Stage::dual(WorldOptions::default(), options);
     let mut session = Session::open(&stage.world.client, at(eip::VM1.v4)).unwrap();
     under_traffic(&mut stage, 5, |daemon| {
         daemon.kill9().unwrap();
@@ -78,9 +76,7 @@ fn kill_and_restart_lose_no_packet_on_clsact_with_generic_xdp() {
 
 #[test]
 fn stop_and_start_lose_no_packet() {
-    let Some(mut stage) = Stage::dual(WorldOptions::default(), DaemonOptions::default()) else {
-        return;
-    };
+    let mut stage = Stage::dual(WorldOptions::default(), DaemonOptions::default());
     under_traffic(&mut stage, 4, |daemon| {
         assert!(daemon.stop().unwrap().success());
         pause(Duration::from_millis(300));
@@ -90,9 +86,7 @@ fn stop_and_start_lose_no_packet() {
 
 #[test]
 fn forwarding_goes_on_while_no_agent_runs() {
-    let Some(mut stage) = Stage::plain() else {
-        return;
-    };
+    let mut stage = Stage::plain();
     stage.daemon.kill9().unwrap();
     traffic::tcp(&stage.world.client, at(eip::VM1.v4), PATIENCE).unwrap();
     let answer = traffic::tcp(stage.ns(VM2), at(CLIENT.v4), PATIENCE).unwrap();
@@ -118,9 +112,7 @@ fn link_ids(daemon: &Daemon) -> BTreeMap<String, u64> {
 
 #[test]
 fn a_restart_adopts_links_and_keeps_counters() {
-    let Some(mut stage) = Stage::plain() else {
-        return;
-    };
+    let mut stage = Stage::plain();
     let before = link_ids(&stage.daemon);
     assert!(
         before.len() >= 5,
@@ -141,9 +133,7 @@ fn a_restart_adopts_links_and_keeps_counters() {
 
 #[test]
 fn what_changed_while_the_agent_was_down_is_caught_up() {
-    let Some(mut stage) = Stage::plain() else {
-        return;
-    };
+    let mut stage = Stage::plain();
     stage.daemon.kill9().unwrap();
     let documents = stage.daemon.documents().clone();
     documents.remove_binding(VM2.name).unwrap();
@@ -212,9 +202,7 @@ fn is_repaired(stage: &mut Stage, damage: &str, look: impl Fn(&Stage) -> String)
 
 #[test]
 fn damaged_maps_are_repaired() {
-    let Some(mut stage) = Stage::plain() else {
-        return;
-    };
+    let mut stage = Stage::plain();
     let [eips, vms, nets] = ["EIP4_V1", "VM4_V1", "NETS4_V1"].map(|map| stage.daemon.map(map));
     let keys = |stage: &Stage| format!("{:?}", map_keys(&stage.daemon, "EIP4_V1"));
     let damage = format!(
@@ -266,9 +254,7 @@ fn value_of_vm1(daemon: &Daemon) -> String {
 
 #[test]
 fn deleted_routes_and_rules_are_repaired() {
-    let Some(mut stage) = Stage::plain() else {
-        return;
-    };
+    let mut stage = Stage::plain();
     let routes = |stage: &Stage| stage.world.node.sh("ip route show table all").unwrap();
     is_repaired(&mut stage, "ip route del 203.0.113.11", routes);
     let rules = |stage: &Stage| stage.world.node.sh("ip rule").unwrap();
@@ -291,9 +277,7 @@ fn deleted_routes_and_rules_are_repaired() {
 
 #[test]
 fn detached_programs_are_attached_again() {
-    let Some(mut stage) = Stage::plain() else {
-        return;
-    };
+    let mut stage = Stage::plain();
     let healthy = stage.daemon.ask(&["status"]).unwrap()["uplinks"].clone();
     let pins = stage.daemon.pins();
     for pin in link_ids(&stage.daemon).into_keys() {
@@ -324,9 +308,7 @@ fn detached_programs_are_attached_again() {
 
 #[test]
 fn a_kill_at_any_point_of_a_change_leaves_nothing_half_done() {
-    let Some(mut stage) = Stage::plain() else {
-        return;
-    };
+    let mut stage = Stage::plain();
     let documents = stage.daemon.documents().clone();
     for round in 0_u64..10 {
         let is_bound = round % 2 == 1;
@@ -400,9 +382,7 @@ fn footprint(world: &World) -> String {
 }
 
 fn cleaned(options: DaemonOptions) {
-    let Some(world) = raise(WorldOptions::default()) else {
-        return;
-    };
+    let world = raise(WorldOptions::default());
     let before = footprint(&world);
     let mut daemon = Daemon::start(&world, options).unwrap();
     for family in Family::BOTH {
@@ -445,9 +425,7 @@ fn cleanup_leaves_nothing_of_clsact_and_generic_xdp() {
 
 #[test]
 fn the_modes_of_a_restart_may_differ() {
-    let Some(mut stage) = Stage::plain() else {
-        return;
-    };
+    let mut stage = Stage::plain();
     for (xdp_mode, tc_mode, delivery) in [
         ("generic", "clsact", "neigh"),
         ("off", "tcx", "peer"),
@@ -475,9 +453,7 @@ fn the_modes_of_a_restart_may_differ() {
 
 #[test]
 fn internal_networks_follow_their_objects_without_losing_a_packet() {
-    let Some(mut stage) = Stage::dual(WorldOptions::default(), DaemonOptions::default()) else {
-        return;
-    };
+    let mut stage = Stage::dual(WorldOptions::default(), DaemonOptions::default());
     let range = |cidr: &str| {
         format!(
             "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\n\

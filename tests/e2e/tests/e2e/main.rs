@@ -1,7 +1,7 @@
 //! The real daemon, real programs, real packets: one set of namespaces for each test.
 //!
 //! Needs root and the programs of `eip-daemon` (see `eip_lab::binaries`). Without root every test
-//! says that it was skipped; with `EIP_E2E_REQUIRED=1` that is a failure. Each test has the leak
+//! fails and says so. Each test has the leak
 //! detector on: a packet outside the node with an inside address fails it.
 #![cfg(test)]
 #![forbid(unsafe_code)]

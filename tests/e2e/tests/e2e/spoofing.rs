@@ -17,17 +17,17 @@ use crate::support::{Stage, at};
 const PORT: u16 = 9;
 
 /// `vm1` routed, `vm2` and `vm3` on one bridge, all with an EIP.
-fn stage() -> Option<Stage> {
+fn stage() -> Stage {
     let guests = vec![VM1, VM2, VM3, plan::POD1, POD2];
     let world = WorldOptions {
         guests,
         ..WorldOptions::default()
     };
-    let mut stage = Stage::dual(world, DaemonOptions::default())?;
+    let mut stage = Stage::dual(world, DaemonOptions::default());
     for family in Family::BOTH {
         stage.daemon.serve(&VM3, eip::VM3.of(family)).unwrap();
     }
-    Some(stage)
+    stage
 }
 
 fn send_as(stage: &Stage, guest: GuestPlan, to_mac: [u8; 6], from: IpAddr, to: IpAddr) {
@@ -88,7 +88,7 @@ fn seen_at_client(stage: &Stage, from: IpAddr) -> usize {
 
 #[test]
 fn a_vm_cannot_send_with_an_elastic_ip_itself() {
-    let Some(mut stage) = stage() else { return };
+    let mut stage = stage();
     for (guest, other) in [(VM1, eip::VM2), (VM2, eip::VM1), (VM2, eip::VM3)] {
         is_dropped(&mut stage, guest, other, "spoofed-eip");
     }
@@ -98,7 +98,7 @@ fn a_vm_cannot_send_with_an_elastic_ip_itself() {
 
 #[test]
 fn a_vm_cannot_send_with_the_address_of_another() {
-    let Some(mut stage) = stage() else { return };
+    let mut stage = stage();
     is_dropped(&mut stage, VM1, VM2.address, "spoofed-vm");
     is_dropped(&mut stage, VM2, VM1.address, "spoofed-vm");
     is_dropped(&mut stage, VM2, VM3.address, "spoofed-vm");
@@ -106,7 +106,7 @@ fn a_vm_cannot_send_with_the_address_of_another() {
 
 #[test]
 fn a_vm_cannot_pretend_to_a_neighbour_on_its_bridge() {
-    let Some(mut stage) = stage() else { return };
+    let mut stage = stage();
     for family in Family::BOTH {
         let [own, other, pod] = [VM2, VM3, POD2].map(|guest| guest.address.of(family));
         let sniffer = Sniffer::start(stage.ns(POD2)).unwrap();
@@ -133,7 +133,7 @@ fn a_vm_cannot_pretend_to_a_neighbour_on_its_bridge() {
 
 #[test]
 fn the_network_cannot_send_as_an_elastic_ip_of_this_node() {
-    let Some(mut stage) = stage() else { return };
+    let mut stage = stage();
     let sniffer = Sniffer::start(stage.ns(VM2)).unwrap();
     let injector = Injector::open(&stage.world.router, "ru0").unwrap();
     let uplink = Injector::open(&stage.world.node, "up0").unwrap().mac;
@@ -162,7 +162,7 @@ fn the_network_cannot_send_as_an_elastic_ip_of_this_node() {
 
 #[test]
 fn drops_are_told_for_the_binding_they_belong_to() {
-    let Some(mut stage) = stage() else { return };
+    let mut stage = stage();
     is_dropped(&mut stage, VM2, eip::VM1, "spoofed-eip");
     let output = stage.daemon.eipctl(&["drops"]).unwrap();
     assert!(
@@ -189,7 +189,7 @@ fn is_watching(stage: &Stage) -> bool {
 
 #[test]
 fn drops_are_shown_as_they_happen_to_whoever_asked_for_them_and_off_when_nobody_looks() {
-    let Some(stage) = stage() else { return };
+    let stage = stage();
     assert!(!is_watching(&stage));
     let gateway = stage.gateway_mac(VM1);
     let victim = eip::VM2.v4.to_string();

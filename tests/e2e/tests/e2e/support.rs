@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use eip_lab::{
     daemon::{Daemon, DaemonOptions},
     echo::Echo,
+    needs,
     netns::Ns,
     plan::{CLIENT, Family, GuestPlan, VM1, VM2, eip},
     sniff::Injector,
@@ -14,18 +15,10 @@ use eip_lab::{
 /// Port of every echo server.
 pub(crate) const PORT: u16 = 7000;
 
-/// A world of the test's own, or `None` after saying that the test is skipped.
-pub(crate) fn raise(options: WorldOptions) -> Option<World> {
-    if !nix::unistd::geteuid().is_root() {
-        let name = std::thread::current().name().unwrap_or("a test").to_owned();
-        assert!(
-            std::env::var_os("EIP_E2E_REQUIRED").is_none(),
-            "{name} needs root, and EIP_E2E_REQUIRED forbids to skip it"
-        );
-        eprintln!("SKIPPED {name}: needs root");
-        return None;
-    }
-    Some(World::new(options).unwrap())
+/// A world of the test's own.
+pub(crate) fn raise(options: WorldOptions) -> World {
+    needs::root().unwrap();
+    World::new(options).unwrap()
 }
 
 /// A world with the agent in it. Fields are dropped in this order.
@@ -37,8 +30,8 @@ pub(crate) struct Stage {
 
 impl Stage {
     /// The agent, serving nothing.
-    pub(crate) fn empty(world: WorldOptions, daemon: DaemonOptions) -> Option<Self> {
-        raise(world).map(|world| Self::inside(world, daemon))
+    pub(crate) fn empty(world: WorldOptions, daemon: DaemonOptions) -> Self {
+        Self::inside(raise(world), daemon)
     }
 
     /// The agent in a world that stands already, serving nothing.
@@ -52,24 +45,24 @@ impl Stage {
     }
 
     /// The agent, serving `vm1` and `vm2`; echo servers on both, on the client and on every pod.
-    pub(crate) fn new(world: WorldOptions, daemon: DaemonOptions) -> Option<Self> {
-        let mut stage = Self::empty(world, daemon)?;
+    pub(crate) fn new(world: WorldOptions, daemon: DaemonOptions) -> Self {
+        let mut stage = Self::empty(world, daemon);
         stage.daemon.serve(&VM1, eip::VM1.v4).unwrap();
         stage.daemon.serve(&VM2, eip::VM2.v4).unwrap();
         stage.start_servers();
-        Some(stage)
+        stage
     }
 
     /// With everything at its default.
-    pub(crate) fn plain() -> Option<Self> {
+    pub(crate) fn plain() -> Self {
         Self::new(WorldOptions::default(), DaemonOptions::default())
     }
 
     /// As [`Stage::new`], with an EIP and servers of each family.
-    pub(crate) fn dual(world: WorldOptions, daemon: DaemonOptions) -> Option<Self> {
-        let mut stage = Self::new(world, daemon)?;
+    pub(crate) fn dual(world: WorldOptions, daemon: DaemonOptions) -> Self {
+        let mut stage = Self::new(world, daemon);
         stage.serve6();
-        Some(stage)
+        stage
     }
 
     /// Adds an IPv6 EIP to `vm1` and `vm2`, and servers.

@@ -11,6 +11,7 @@ use eip_lab::{
     daemon::DaemonOptions,
     demo::{self, DemoOptions, Outcome},
     firewall::ForwardAccept,
+    needs,
     plan::{self, CLIENT, VM1, VM2, eip},
     traffic::{self, PATIENCE, SILENCE},
     world::WorldOptions,
@@ -21,9 +22,7 @@ use crate::support::{Stage, at};
 /// What the README promises a newcomer: the commands it names exist, and the first of them ends well.
 #[test]
 fn readme_quickstart_works() {
-    if Stage::empty(WorldOptions::default(), DaemonOptions::default()).is_none() {
-        return;
-    }
+    needs::root().unwrap();
     let readme = include_str!("../../../../README.md");
     let verbs: Vec<_> = readme
         .lines()
@@ -40,9 +39,7 @@ fn readme_quickstart_works() {
 
 #[test]
 fn bind_and_unbind_work_and_survive_a_restart() {
-    let Some(mut stage) = Stage::empty(WorldOptions::default(), DaemonOptions::default()) else {
-        return;
-    };
+    let mut stage = Stage::empty(WorldOptions::default(), DaemonOptions::default());
     stage.start_servers();
     stage.daemon.documents().put_vm(&VM1).unwrap();
     let eip = eip::VM1.v4.to_string();
@@ -62,9 +59,7 @@ fn bind_and_unbind_work_and_survive_a_restart() {
 
 #[test]
 fn what_fails_says_so_and_does_not_exit_with_zero() {
-    let Some(mut stage) = Stage::plain() else {
-        return;
-    };
+    let mut stage = Stage::plain();
     let taken = eip::VM1.v4.to_string();
     for arguments in [
         &["get", "203.0.113.77"][..],
@@ -92,7 +87,7 @@ fn what_fails_says_so_and_does_not_exit_with_zero() {
 
 #[test]
 fn list_get_status_nets_and_drops_tell_what_is() {
-    let Some(stage) = Stage::plain() else { return };
+    let stage = Stage::plain();
     traffic::udp(&stage.world.client, at(eip::VM1.v4), 100, PATIENCE).unwrap();
     let list = stage.daemon.ask(&["list"]).unwrap();
     let eips: Vec<_> = list["bindings"]
@@ -135,7 +130,7 @@ fn list_get_status_nets_and_drops_tell_what_is() {
 
 #[test]
 fn check_judges_the_node() {
-    let Some(stage) = Stage::plain() else { return };
+    let stage = Stage::plain();
     let bpffs = stage.daemon.bpffs().display().to_string();
     let good = [
         "--uplink",
@@ -176,9 +171,7 @@ fn check_reads_whether_the_forward_chain_drops_the_stack_lane() {
             forward_accept,
             ..WorldOptions::default()
         };
-        let Some(stage) = Stage::empty(world, DaemonOptions::default()) else {
-            return;
-        };
+        let stage = Stage::empty(world, DaemonOptions::default());
         let bpffs = stage.daemon.bpffs().display().to_string();
         let line = [
             "check",
@@ -215,9 +208,7 @@ fn check_reads_whether_the_forward_chain_drops_the_stack_lane() {
 
 #[test]
 fn the_agent_starts_no_other_program() {
-    let Some(mut stage) = Stage::plain() else {
-        return;
-    };
+    let mut stage = Stage::plain();
     stage.daemon.documents().remove_binding(VM1.name).unwrap();
     stage
         .daemon
@@ -269,9 +260,7 @@ fn nothing_listens_but_loopback_and_a_socket_of_root() {
         http_port: Some(9469),
         ..DaemonOptions::default()
     };
-    let Some(stage) = Stage::new(WorldOptions::default(), options) else {
-        return;
-    };
+    let stage = Stage::new(WorldOptions::default(), options);
     // 127.0.0.1:9469
     assert_eq!(
         listeners(&stage),
@@ -286,7 +275,7 @@ fn nothing_listens_but_loopback_and_a_socket_of_root() {
 
 #[test]
 fn two_agents_do_not_serve_one_node() {
-    let Some(stage) = Stage::plain() else { return };
+    let stage = Stage::plain();
     let output = stage.daemon.command().output().unwrap();
     assert!(!output.status.success(), "{output:?}");
     traffic::udp(&stage.world.client, at(eip::VM1.v4), 100, PATIENCE).unwrap();
@@ -296,7 +285,7 @@ fn two_agents_do_not_serve_one_node() {
 
 #[test]
 fn a_wrong_command_line_is_refused_with_its_cure() {
-    let Some(stage) = Stage::plain() else { return };
+    let stage = Stage::plain();
     for arguments in [
         &["agent", "--eip-cidr", "not-a-net"][..],
         &["agent", "--xdp-mode", "warp"],
@@ -311,9 +300,7 @@ fn a_wrong_command_line_is_refused_with_its_cure() {
 
 #[test]
 fn a_signal_has_the_agent_write_its_state_where_only_root_reads_it() {
-    let Some(mut stage) = Stage::plain() else {
-        return;
-    };
+    let mut stage = Stage::plain();
     let file = stage.daemon.socket().with_file_name("dump.json");
     assert!(!file.exists());
     let pid = i32::try_from(stage.daemon.pid().unwrap()).unwrap();

@@ -114,9 +114,7 @@ fn state(node: &Ns) -> String {
 
 #[test]
 fn a_node_of_kube_eip_is_taken_over_under_traffic() {
-    let Some(mut stage) = Stage::empty(WorldOptions::default(), DaemonOptions::default()) else {
-        return;
-    };
+    let mut stage = Stage::empty(WorldOptions::default(), DaemonOptions::default());
     stage.start_servers();
     let node = Ns::open(stage.world.node.name()).unwrap();
     let records = stage.daemon.dir().join("eip_agent");

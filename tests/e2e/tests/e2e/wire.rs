@@ -49,7 +49,7 @@ fn lines() -> impl Iterator<Item = Line> {
     })
 }
 
-fn stage() -> Option<Stage> {
+fn stage() -> Stage {
     Stage::dual(WorldOptions::default(), DaemonOptions::default())
 }
 
@@ -118,7 +118,7 @@ fn frame_of(injector: &Injector, to: [u8; 6], mut header: IpHeaders, payload: &[
 
 #[test]
 fn protocols_without_ports_are_carried_by_address() {
-    let Some(stage) = stage() else { return };
+    let stage = stage();
     let outside = Sniffer::start(&stage.world.client).unwrap();
     for line in lines() {
         let Line {
@@ -189,7 +189,7 @@ fn udp(
 
 #[test]
 fn a_udp_checksum_of_zero_stays_zero_and_others_stay_right() {
-    let Some(stage) = stage() else { return };
+    let stage = stage();
     let outside = Sniffer::start(&stage.world.client).unwrap();
     for line in lines() {
         let Line {
@@ -263,7 +263,7 @@ fn sum(source: IpAddr, destination: IpAddr, payload: &[u8]) -> u16 {
 
 #[test]
 fn the_node_is_a_hop_and_says_so_when_the_ttl_ends_there() {
-    let Some(stage) = stage() else { return };
+    let stage = stage();
     for line in lines() {
         let Line {
             vm,
@@ -290,7 +290,7 @@ fn the_node_is_a_hop_and_says_so_when_the_ttl_ends_there() {
 
 #[test]
 fn a_vm_that_traces_its_way_out_sees_the_hops() {
-    let Some(stage) = stage() else { return };
+    let stage = stage();
     for line in lines() {
         let Line {
             vm,
@@ -334,7 +334,7 @@ fn time_exceeded(sniffer: &Sniffer) -> IpPacket {
 
 #[test]
 fn ip_options_do_not_hide_the_ports() {
-    let Some(stage) = stage() else { return };
+    let stage = stage();
     for line in lines() {
         let Line {
             vm,
@@ -375,7 +375,7 @@ fn ip_options_do_not_hide_the_ports() {
 
 #[test]
 fn a_closed_port_is_refused_in_both_directions() {
-    let Some(stage) = stage() else { return };
+    let stage = stage();
     for line in lines() {
         let Line {
             vm,
@@ -408,7 +408,7 @@ fn unreachable(sniffer: &Sniffer) -> IpPacket {
 }
 
 /// VMs whose links are smaller than the wire, as with an overlay.
-fn small_links(delivery: &'static str, forward_accept: ForwardAccept) -> Option<Stage> {
+fn small_links(delivery: &'static str, forward_accept: ForwardAccept) -> Stage {
     let world = WorldOptions {
         guest_mtu: 1400,
         forward_accept,
@@ -450,9 +450,7 @@ fn the_sender_is_told(world: WorldOptions, xdp_mode: &'static str) {
         xdp_mode,
         ..DaemonOptions::default()
     };
-    let Some(mut stage) = Stage::dual(world, daemon) else {
-        return;
-    };
+    let mut stage = Stage::dual(world, daemon);
     // The kernel would answer from the management network now.
     stage
         .world
@@ -525,9 +523,7 @@ fn a_udp_sender_behind_a_virtual_nic_learns_the_mtu_of_the_vm() {
         wire: WireFrames::Partial,
         ..WorldOptions::default()
     };
-    let Some(stage) = Stage::dual(world, DaemonOptions::default()) else {
-        return;
-    };
+    let stage = Stage::dual(world, DaemonOptions::default());
     for Line { eip, family, .. } in lines() {
         let client = &stage.world.client;
         let whole = match family {
@@ -550,33 +546,25 @@ fn a_udp_sender_behind_a_virtual_nic_learns_the_mtu_of_the_vm() {
 #[test]
 // Not in IPv6: see "Known limits" in docs/operating.md.
 fn fragments_larger_than_the_vms_link_arrive_whatever_forward_says() {
-    let Some(stage) = small_links("peer", ForwardAccept::Missing) else {
-        return;
-    };
+    let stage = small_links("peer", ForwardAccept::Missing);
     fragments_arrive(&stage, &[Family::V4]);
 }
 
 #[test]
 fn the_stack_lane_cuts_fragments_again() {
-    let Some(stage) = small_links("stack", ForwardAccept::Present) else {
-        return;
-    };
+    let stage = small_links("stack", ForwardAccept::Present);
     fragments_arrive(&stage, &Family::BOTH);
 }
 
 #[test]
 fn the_neigh_lane_cuts_fragments_again() {
-    let Some(stage) = small_links("neigh", ForwardAccept::Present) else {
-        return;
-    };
+    let stage = small_links("neigh", ForwardAccept::Present);
     fragments_arrive(&stage, &Family::BOTH);
 }
 
 #[test]
 fn what_the_neigh_lane_leaves_to_a_firewall_that_drops_it_is_counted() {
-    let Some(mut stage) = small_links("neigh", ForwardAccept::Missing) else {
-        return;
-    };
+    let mut stage = small_links("neigh", ForwardAccept::Missing);
     traffic::udp(&stage.world.client, at(eip::VM1.v4), 8000, SILENCE).unwrap_err();
     stage
         .daemon

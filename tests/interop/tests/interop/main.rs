@@ -1,13 +1,13 @@
 //! The list of what a speaker has to do to be trusted, against each router that has the feature.
 //!
-//! Needs root and Debian's `bird2`, `frr` and `gobgpd`. Without them a test says that it was
-//! skipped; with `EIP_E2E_REQUIRED=1` that is a failure.
+//! Needs root and Debian's `bird2`, `frr` and `gobgpd`. Without them a test fails and says so.
 #![cfg(test)]
 #![forbid(unsafe_code)]
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use eip_interop_tests::{Bench, Kind, Known, Router, RouterOptions, Shape, SpeakerProcess};
+use eip_lab::needs;
 use eip_lab::wait::{pause, wait_until};
 use nix::sys::signal::{Signal, kill};
 
@@ -21,28 +21,15 @@ const SPEAKER: &str = env!("CARGO_BIN_EXE_eip-test-speaker");
 const SOON: Duration = Duration::from_mins(1);
 const FIRST: &str = "100.64.0.0";
 
-/// Whether this machine can run a router; says why not.
-fn can_run(kind: Kind) -> bool {
+/// A router of this kind can be run here.
+fn require(kind: Kind) {
     let program = match kind {
         Kind::Bird => "/usr/sbin/bird",
         Kind::Frr => "/usr/lib/frr/bgpd",
         Kind::Gobgp => "/usr/bin/gobgpd",
     };
-    has_root() && is_there(Path::new(program).exists(), program)
-}
-
-/// Whether namespaces can be raised; says why not.
-fn has_root() -> bool {
-    is_there(nix::unistd::geteuid().is_root(), "root")
-}
-
-fn is_there(is_there: bool, what: &str) -> bool {
-    let is_required = std::env::var_os("EIP_E2E_REQUIRED").is_some_and(|value| value == "1");
-    assert!(is_there || !is_required, "needs {what}");
-    if !is_there {
-        eprintln!("SKIPPED: needs {what}");
-    }
-    is_there
+    needs::root().unwrap();
+    needs::program(program).unwrap();
 }
 
 fn start(bench: &Bench, options: &[&str]) -> SpeakerProcess {
@@ -61,9 +48,7 @@ fn across(
     options: RouterOptions,
     scenario: impl FnOnce(&Bench, &Router<'_>),
 ) {
-    if !can_run(kind) {
-        return;
-    }
+    require(kind);
     let bench = Bench::raise(shape).unwrap();
     let router = Router::start(kind, &bench, options).unwrap();
     let outcome =

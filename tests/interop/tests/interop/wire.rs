@@ -10,15 +10,17 @@ use eip_interop_tests::{
     Bench, Shape, SpeakerProcess,
     hand::{self, Hand, message, note_hosts, open, open_with},
 };
+use eip_lab::needs;
 use eip_lab::wait::{pause, wait_until};
 
-use crate::{SOON, has_root, start};
+use crate::{SOON, start};
 
 /// What the speaker answered, and what came after that: nothing.
 type Answer = (u8, u8, Vec<u8>);
 
-fn bench() -> Option<Bench> {
-    has_root().then(|| Bench::raise(Shape::Wire).unwrap())
+fn bench() -> Bench {
+    needs::root().unwrap();
+    Bench::raise(Shape::Wire).unwrap()
 }
 
 /// A speaker that has dialled us and said its OPEN.
@@ -48,7 +50,7 @@ fn answer(hand: &mut Hand) -> Answer {
 
 #[test]
 fn every_bad_header_is_answered_before_the_connection_ends() {
-    let Some(bench) = bench() else { return };
+    let bench = bench();
     let damaged = |at: usize, value: &[u8]| {
         let mut bytes = message(4, &[]);
         bytes[at..at + value.len()].copy_from_slice(value);
@@ -79,7 +81,7 @@ fn every_bad_header_is_answered_before_the_connection_ends() {
 
 #[test]
 fn every_bad_open_is_answered_before_the_connection_ends() {
-    let Some(bench) = bench() else { return };
+    let bench = bench();
     let id = [10, 99, 0, 1];
     let changed = |at: usize, value: &[u8]| {
         let mut bytes = open();
@@ -120,7 +122,7 @@ fn every_bad_open_is_answered_before_the_connection_ends() {
 
 #[test]
 fn messages_out_of_their_turn_are_answered_with_the_state_they_met() {
-    let Some(bench) = bench() else { return };
+    let bench = bench();
     let rows = [("OPEN", open()), ("UPDATE", message(2, &[0; 4]))];
     for (name, bytes) in &rows {
         let (_speaker, mut hand) = dialled(&bench, &[]);
@@ -134,7 +136,7 @@ fn messages_out_of_their_turn_are_answered_with_the_state_they_met() {
 
 #[test]
 fn odd_capabilities_are_no_obstacle() {
-    let Some(bench) = bench() else { return };
+    let bench = bench();
     let id = [10, 99, 0, 1];
     // Unknown ones, known ones of the wrong length, the same one again and again.
     let odd: &[u8] = &[
@@ -170,7 +172,7 @@ fn odd_capabilities_are_no_obstacle() {
 
 #[test]
 fn messages_may_come_one_byte_at_a_time_or_all_at_once() {
-    let Some(bench) = bench() else { return };
+    let bench = bench();
     let update = [0, 0, 0, 0, 32, 192, 0, 2, 1];
     let stream = [
         open(),
@@ -194,7 +196,7 @@ fn messages_may_come_one_byte_at_a_time_or_all_at_once() {
 
 #[test]
 fn bad_attributes_cost_no_session_but_bad_framing_does() {
-    let Some(bench) = bench() else { return };
+    let bench = bench();
     let (mut speaker, mut hand) = established(&bench, &[]);
     let forgiven: [&[u8]; 5] = [
         &[0, 0, 0, 4, 0x40, 1, 1, 9, 32, 192, 0, 2, 1], // ORIGIN 9
@@ -239,7 +241,7 @@ fn memory(speaker: &SpeakerProcess) -> u64 {
 
 #[test]
 fn a_full_table_of_a_million_routes_leaves_no_trace() {
-    let Some(bench) = bench() else { return };
+    let bench = bench();
     let (mut speaker, mut hand) = established(&bench, &[]);
     // ORIGIN, AS_PATH of AS 65001 in two octets, NEXT_HOP.
     let attributes = [
@@ -277,7 +279,7 @@ fn a_full_table_of_a_million_routes_leaves_no_trace() {
 
 #[test]
 fn a_slow_reader_gets_the_final_state_and_not_the_history() {
-    let Some(bench) = bench() else { return };
+    let bench = bench();
     let mut speaker = start(&bench, &[]);
     speaker.ask("routes4 20000").unwrap();
     let mut hand = Hand::accept_narrow(&bench).unwrap();
@@ -314,7 +316,7 @@ fn a_slow_reader_gets_the_final_state_and_not_the_history() {
 
 #[test]
 fn a_peer_that_lives_but_reads_nothing_is_given_up() {
-    let Some(bench) = bench() else { return };
+    let bench = bench();
     let mut speaker = start(&bench, &["--send-hold", "3"]);
     speaker.ask("routes4 100000").unwrap();
     let mut hand = Hand::accept_narrow(&bench).unwrap();
@@ -372,7 +374,7 @@ fn collide(bench: &Bench, id: [u8; 4], dialled_first: bool) -> (bool, Answer) {
 
 #[test]
 fn of_two_connections_the_one_of_the_higher_identifier_stays() {
-    let Some(bench) = bench() else { return };
+    let bench = bench();
     for dialled_first in [false, true] {
         for (id, speakers_stays) in [([10, 99, 0, 1], true), ([10, 99, 0, 3], false)] {
             let (is_speakers, said) = collide(&bench, id, dialled_first);
@@ -384,7 +386,7 @@ fn of_two_connections_the_one_of_the_higher_identifier_stays() {
 
 #[test]
 fn a_session_that_is_up_wins_whatever_the_identifiers_say() {
-    let Some(bench) = bench() else { return };
+    let bench = bench();
     let (mut speaker, mut hand) = dialled(&bench, &["--listen", "10.99.0.2:179"]);
     hand.establish(&open_with([10, 99, 0, 9], 90, &[0]))
         .unwrap();
@@ -396,7 +398,7 @@ fn a_session_that_is_up_wins_whatever_the_identifiers_say() {
 
 #[test]
 fn peers_that_flap_are_not_pestered() {
-    let Some(bench) = bench() else { return };
+    let bench = bench();
     let notification = message(3, &[6, 2]);
     let rows: [(&str, &[u8], usize); 3] = [
         ("closes at once", &[], 8),

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use eip_lab::{netns::Ns, plan::CLIENT, sniff::Sniffer, sniff::Way};
+use eip_lab::{needs, netns::Ns, plan::CLIENT, sniff::Sniffer, sniff::Way};
 use eip_oracle_tests::{
     Direction, Step,
     chain::{Chain, GUESTS, Translator, addresses},
@@ -10,7 +10,7 @@ use eip_oracle_tests::{
     servers::{DNS, HTTP, Servers},
 };
 
-use crate::support::{Pair, can_run};
+use crate::support::Pair;
 
 /// What a program is run for: its name, and its command line toward an address.
 type Program = (&'static str, fn(Ipv4Addr) -> String);
@@ -109,9 +109,7 @@ fn run(from: &Ns, at: &Ns, name: &str, line: &str) {
 }
 
 fn programs_are_carried_as_netfilter_carries_them(lane: &'static str, guest: usize) {
-    if !can_run() {
-        return;
-    }
+    needs::root().unwrap();
     let mut recorded = Vec::new();
     {
         let chain = Chain::with_traffic(Translator::Ours(lane), 1500).unwrap();
@@ -125,9 +123,7 @@ fn programs_are_carried_as_netfilter_carries_them(lane: &'static str, guest: usi
             }
         }
     }
-    let Some(mut pair) = Pair::raise(lane, 1500) else {
-        return;
-    };
+    let mut pair = Pair::raise(lane, 1500);
     for (name, outward, steps) in recorded {
         println!("{name}, outward {outward}: {} packets", steps.len());
         let judge = pair.judge_steps(&steps);

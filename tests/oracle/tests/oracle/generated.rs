@@ -29,9 +29,7 @@ fn judged<C: Debug>(
     cases: &BoxedStrategy<C>,
     judge: fn(&mut Pair, &C) -> Result<Judge, String>,
 ) {
-    let Some(pair) = Pair::raise(lane, 1500) else {
-        return;
-    };
+    let pair = Pair::raise(lane, 1500);
     let pair = RefCell::new(pair);
     let config = Config {
         cases: self::cases(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use eip_lab::needs;
 use eip_oracle_tests::{
     Step,
     chain::{Chain, Outcome, Translator},
@@ -23,28 +24,12 @@ pub(crate) struct Pair {
     tried: u16,
 }
 
-/// Whether tests can run here; says so when they cannot.
-pub(crate) fn can_run() -> bool {
-    if nix::unistd::geteuid().is_root() {
-        return true;
-    }
-    let name = std::thread::current().name().unwrap_or("a test").to_owned();
-    assert!(
-        std::env::var_os("EIP_E2E_REQUIRED").is_none(),
-        "{name} needs root, and EIP_E2E_REQUIRED forbids to skip it"
-    );
-    eprintln!("SKIPPED {name}: needs root");
-    false
-}
-
 impl Pair {
     /// Both chains, with this MTU on the VMs' links.
-    pub(crate) fn raise(lane: &'static str, guest_mtu: u32) -> Option<Self> {
-        if !can_run() {
-            return None;
-        }
+    pub(crate) fn raise(lane: &'static str, guest_mtu: u32) -> Self {
+        needs::root().unwrap();
         stay_on_one_cpu();
-        Some(Self {
+        Self {
             theirs: Chain::raise(Translator::Netfilter, guest_mtu).unwrap(),
             ours: Chain::raise(Translator::Ours(lane), guest_mtu).unwrap(),
             forwarder: if lane == "stack" {
@@ -54,7 +39,7 @@ impl Pair {
             },
             tally: BTreeMap::new(),
             tried: 0,
-        })
+        }
     }
 
     /// Sends the steps through both.

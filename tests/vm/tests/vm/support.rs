@@ -9,6 +9,7 @@ use std::{
 use eip_lab::{
     daemon::{Daemon, DaemonOptions},
     echo::Echo,
+    needs,
     netns::Ns,
     plan::{CLIENT, Dual, Family, GuestPlan, POD1},
     world::{World, WorldOptions},
@@ -36,13 +37,8 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// A VM behind `plan`'s pod, bound to `eip`. `None` after saying that the test is skipped.
-    pub(crate) fn raise(
-        plan: GuestPlan,
-        eip: Dual,
-        binding: Binding,
-        guest_mtu: u32,
-    ) -> Option<Self> {
+    /// A VM behind `plan`'s pod, bound to `eip`.
+    pub(crate) fn raise(plan: GuestPlan, eip: Dual, binding: Binding, guest_mtu: u32) -> Self {
         let world = WorldOptions {
             guest_mtu,
             guests: vec![plan, POD1],
@@ -56,10 +52,9 @@ impl Stage {
         world: WorldOptions,
         daemon: DaemonOptions,
         (plan, eip, binding): (GuestPlan, Dual, Binding),
-    ) -> Option<Self> {
-        if !can_run() {
-            return None;
-        }
+    ) -> Self {
+        needs::root().unwrap();
+        kernel::look().unwrap();
         let guest_mtu = world.guest_mtu;
         let world = World::new(world).unwrap();
         let guest = world.guest(plan);
@@ -78,13 +73,13 @@ impl Stage {
                 servers.push(Echo::start(ns, address.of(family), PORT).unwrap());
             }
         }
-        Some(Self {
+        Self {
             machine,
             _servers: servers,
             daemon,
             world,
             eip,
-        })
+        }
     }
 
     pub(crate) fn client(&self) -> &Ns {
@@ -104,22 +99,4 @@ impl Stage {
         };
         SocketAddr::new(self.eip(family), port)
     }
-}
-
-fn can_run() -> bool {
-    let name = std::thread::current().name().unwrap_or("a test").to_owned();
-    let is_required = std::env::var_os("EIP_E2E_REQUIRED").is_some();
-    let problem = if nix::unistd::geteuid().is_root() {
-        kernel::look().err().map(|error| format!("{error:#}"))
-    } else {
-        Some("needs root".to_owned())
-    };
-    if let Some(problem) = &problem {
-        assert!(
-            !is_required,
-            "{name}: {problem}, and EIP_E2E_REQUIRED is set"
-        );
-        eprintln!("SKIPPED {name}: {problem}");
-    }
-    problem.is_none()
 }

@@ -60,24 +60,18 @@ fn from_the_vm(stage: &mut Stage, family: Family) {
 
 #[test]
 fn a_vm_with_bridge_binding_on_a_routed_pod_has_its_eip_both_ways() {
-    if let Some(stage) = Stage::raise(VM1, eip::VM1, Binding::Bridge, 1500) {
-        everything_works(stage);
-    }
+    everything_works(Stage::raise(VM1, eip::VM1, Binding::Bridge, 1500));
 }
 
 #[test]
 fn a_vm_with_masquerade_binding_on_a_bridged_pod_has_its_eip_both_ways() {
-    if let Some(stage) = Stage::raise(VM2, eip::VM2, Binding::Masquerade, 1500) {
-        everything_works(stage);
-    }
+    everything_works(Stage::raise(VM2, eip::VM2, Binding::Masquerade, 1500));
 }
 
 /// The client's link is smaller than the VM believes: only an error that names the right packet tells it.
 #[test]
 fn a_vm_learns_of_a_small_link_behind_the_router() {
-    let Some(mut stage) = Stage::raise(VM1, eip::VM1, Binding::Bridge, 1500) else {
-        return;
-    };
+    let mut stage = Stage::raise(VM1, eip::VM1, Binding::Bridge, 1500);
     stage.world.router.ip("link set rc0 mtu 1300\n").unwrap();
     stage.client().sh("ip link set eth0 mtu 1300").unwrap();
     for family in Family::BOTH {
@@ -112,9 +106,7 @@ fn a_vm_learns_of_a_small_link_behind_the_router() {
 
 /// The VM's link is smaller than the wire, as with an overlay.
 fn a_small_link_is_found(plan: GuestPlan, eip: Dual, binding: Binding) {
-    let Some(stage) = Stage::raise(plan, eip, binding, 1400) else {
-        return;
-    };
+    let stage = Stage::raise(plan, eip, binding, 1400);
     for family in Family::BOTH {
         let server = stage.server(family);
         for way in [Bulk::Upload, Bulk::Download] {
@@ -151,7 +143,7 @@ fn a_small_link_of_a_masquerade_binding_is_found() {
 #[test]
 fn without_br_netfilter_only_the_stack_lane_gets_large_fragments_to_a_bridge_binding() {
     for (delivery, arrives) in [("peer", false), ("stack", true)] {
-        let Some(mut stage) = Stage::raise_with(
+        let mut stage = Stage::raise_with(
             WorldOptions {
                 guest_mtu: 1400,
                 forward_accept: ForwardAccept::Present,
@@ -163,9 +155,7 @@ fn without_br_netfilter_only_the_stack_lane_gets_large_fragments_to_a_bridge_bin
                 ..DaemonOptions::default()
             },
             (VM1, eip::VM1, Binding::Bridge),
-        ) else {
-            return;
-        };
+        );
         let pod = &stage.world.guest(VM1).ns;
         // Not every kernel has br_netfilter, and then it is as if it were off.
         let _ = pod.sysctl("bridge/bridge-nf-call-iptables=0");
