@@ -18,13 +18,18 @@ use std::{
 };
 
 use anyhow::Context as _;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::netns::Ns;
 
+/// Bytes of datagrams that wait for an [`Echo`]: some seconds of any stream.
+const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
+
 /// How long a server waits before it looks whether it shall stop.
 const TICK: Duration = Duration::from_millis(50);
-/// How long one TCP conversation may stall.
-const STALL: Duration = Duration::from_secs(10);
+/// How long one TCP conversation may stall: some stay open and silent while an agent restarts on a busy
+/// machine.
+const STALL: Duration = Duration::from_mins(2);
 /// Begins a datagram of a numbered stream, which is answered as it came.
 pub(crate) const STREAM_MAGIC: &[u8; 4] = b"STRM";
 
@@ -91,6 +96,9 @@ impl Echo {
         let (udp, tcp) = ns
             .run(|| {
                 let udp = UdpSocket::bind(address)?;
+                // Streams come at a thousand a second, and this thread may have to wait for a CPU: what
+                // finds no room here would look like a packet lost on its way.
+                setsockopt(&udp, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
                 udp.set_read_timeout(Some(TICK))?;
                 let tcp = TcpListener::bind(address)?;
                 tcp.set_nonblocking(true)?;
