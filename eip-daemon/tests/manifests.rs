@@ -128,6 +128,27 @@ fn the_shipped_settings_leave_open_what_can_be_found_out() {
 }
 
 #[test]
+fn the_password_file_of_the_example_is_a_key_of_the_mounted_secret() {
+    let agent = of_kind("agent.yaml", "DaemonSet");
+    let pod = &agent["spec"]["template"]["spec"];
+    let named = |list: &Value, name: &str| {
+        let mut entries = list.as_sequence().unwrap().iter();
+        entries.find(|entry| entry["name"] == name).unwrap().clone()
+    };
+    let volume = named(&pod["volumes"], "bgp");
+    let mount = named(&pod["containers"][0]["volumeMounts"], "bgp");
+    assert_eq!(
+        volume["secret"]["optional"], true,
+        "not every cluster has passwords"
+    );
+    assert_eq!(mount["readOnly"], true);
+    let example = of_kind("../examples/bgppeer.yaml", "BgpPeer");
+    let path = Path::new(example["spec"]["passwordFile"].as_str().unwrap());
+    let directory = path.parent().unwrap().to_str();
+    assert_eq!(directory, mount["mountPath"].as_str());
+}
+
+#[test]
 fn every_manifest_is_in_the_kustomization_and_every_image_is_ours() {
     let resources = documents("kustomization.yaml")[0]["resources"].clone();
     let listed: Vec<&str> = resources
