@@ -16,6 +16,8 @@ pub const ETHERNET_LEN: usize = 14;
 pub const IPV4_LEN: usize = 20;
 /// Length of the fixed IPv6 header.
 pub const IPV6_LEN: usize = 40;
+/// Length of the fragment header of IPv6.
+pub const IPV6_FRAGMENT_LEN: usize = 8;
 /// Where the source address stands in an IPv4 header; the destination follows it.
 pub const IPV4_ADDRESSES: usize = 12;
 /// Where the source address stands in an IPv6 header; the destination follows it.
@@ -43,6 +45,8 @@ pub mod protocol {
     pub const UDP: u8 = 17;
     /// DCCP.
     pub const DCCP: u8 = 33;
+    /// The fragment header of IPv6.
+    pub const FRAGMENT: u8 = 44;
     /// ICMPv6.
     pub const ICMPV6: u8 = 58;
     /// SCTP.
@@ -440,13 +444,12 @@ fn icmpv6(header: &[u8; 8]) -> Transport {
 pub const fn is_ipv6_extension(next: u8) -> bool {
     matches!(
         next,
-        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION
+        HOP_BY_HOP | ROUTING | protocol::FRAGMENT | AUTHENTICATION | DESTINATION
     )
 }
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
@@ -488,7 +491,7 @@ fn ipv6_chain<B: Bytes + ?Sized>(bytes: &B, l3: usize, first: u8, len: u32) -> O
         }
         let header: [u8; 8] = sized(bytes, chain.l4, left)?;
         let size = match chain.protocol {
-            FRAGMENT => {
+            protocol::FRAGMENT => {
                 chain.fragment = ipv6_fragment(&header);
                 chain.id = [header[4], header[5], header[6], header[7]];
                 8
@@ -506,7 +509,7 @@ fn ipv6_chain<B: Bytes + ?Sized>(bytes: &B, l3: usize, first: u8, len: u32) -> O
 }
 
 #[inline(always)]
-fn ipv6_fragment(header: &[u8; 8]) -> Fragment {
+fn ipv6_fragment(header: &[u8; IPV6_FRAGMENT_LEN]) -> Fragment {
     let field = u16::from_be_bytes([header[2], header[3]]);
     match (field & 0xfff8, field & 1) {
         // An atomic fragment (RFC 6946) is a whole packet with an odd header.
@@ -547,6 +550,33 @@ pub fn ipv6_plain<B: Bytes + ?Sized>(
         return Err(ParseError::Malformed);
     }
     headers.l4 = l3 + IPV6_LEN;
+    ipv6_transport(bytes, &mut headers)?;
+    Ok(headers)
+}
+
+/// As [`ipv6_plain`], also for a fragment whose fragment header is the only extension header.
+///
+/// # Errors
+/// See [`ParseError`].
+#[inline(always)]
+pub fn ipv6_plain_or_fragment<B: Bytes + ?Sized>(
+    bytes: &B,
+    l3: usize,
+    available: u32,
+) -> Result<Headers<Ipv6Wire>, ParseError> {
+    let mut headers = ipv6_fixed(bytes, l3, available)?;
+    if headers.protocol == protocol::FRAGMENT {
+        let left = headers.len - 40;
+        let header: [u8; IPV6_FRAGMENT_LEN] =
+            sized(bytes, l3 + IPV6_LEN, left).ok_or(ParseError::Malformed)?;
+        headers.fragment = ipv6_fragment(&header);
+        headers.id = [header[4], header[5], header[6], header[7]];
+        headers.protocol = header[0];
+        headers.l4 += IPV6_FRAGMENT_LEN;
+    }
+    if is_ipv6_extension(headers.protocol) {
+        return Err(ParseError::Malformed);
+    }
     ipv6_transport(bytes, &mut headers)?;
     Ok(headers)
 }

@@ -17,7 +17,10 @@ use core::hint::black_box;
 use crate::{
     csum::Delta,
     neighbour::Sink,
-    parse::{Bytes, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, protocol},
+    parse::{
+        Bytes, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_FRAGMENT_LEN, IPV6_LEN,
+        protocol,
+    },
 };
 
 /// Length of an ICMP header.
@@ -26,6 +29,8 @@ const ICMP_LEN: usize = 8;
 const QUOTED_TRANSPORT: usize = 8;
 const QUOTE4: usize = IPV4_LEN + QUOTED_TRANSPORT;
 const QUOTE6: usize = IPV6_LEN + QUOTED_TRANSPORT;
+/// A fragment is quoted with its fragment header: the sender looks for its socket by the ports behind that.
+const QUOTE6_FRAGMENT: usize = QUOTE6 + IPV6_FRAGMENT_LEN;
 
 /// Bytes to have before a frame with an IPv4 packet.
 pub const ROOM4: usize = ICMP_LEN + QUOTE4;
@@ -44,9 +49,6 @@ const PACKET_TOO_BIG: u8 = 2;
 
 #[expect(clippy::cast_possible_truncation, reason = "76 bytes")]
 const TOTAL4: u8 = (IPV4_LEN + ICMP_LEN + QUOTE4 + REST) as u8;
-#[expect(clippy::cast_possible_truncation, reason = "76 bytes")]
-const PAYLOAD6: u8 = (ICMP_LEN + QUOTE6 + REST) as u8;
-
 /// Writes "fragmentation needed and DF set" at the beginning of `frame`, about the frame [`ROOM4`] bytes
 /// further on.
 #[inline(always)]
@@ -97,15 +99,28 @@ pub fn fragmentation_needed<F: Bytes + Sink + ?Sized>(frame: &mut F, mtu: u32) -
     frame.put(ETHERNET_LEN + 16, sender)
 }
 
-/// As [`fragmentation_needed`], for IPv6 and with [`ROOM6`].
+/// As [`fragmentation_needed`], for IPv6 and with [`ROOM6`]. A fragment header may follow the fixed one.
 #[inline(always)]
 pub fn packet_too_big<F: Bytes + Sink + ?Sized>(frame: &mut F, mtu: u32) -> Option<()> {
-    put_ethernet(frame, ROOM6, ETHERTYPE_IPV6)?;
-    let quote = move_quote::<F, QUOTE6>(frame, ROOM6 + ETHERNET_LEN)?;
+    let [next] = frame.read(ROOM6 + ETHERNET_LEN + 6)?;
+    if next == protocol::FRAGMENT {
+        too_big::<F, QUOTE6_FRAGMENT>(frame, mtu)
+    } else {
+        too_big::<F, QUOTE6>(frame, mtu)
+    }
+}
 
+/// About a packet of which `N` bytes are quoted.
+#[inline(always)]
+fn too_big<F: Bytes + Sink + ?Sized, const N: usize>(frame: &mut F, mtu: u32) -> Option<()> {
+    put_ethernet(frame, ROOM6, ETHERTYPE_IPV6)?;
+    let quote = move_quote::<F, N>(frame, ROOM6 + ETHERNET_LEN)?;
+
+    #[expect(clippy::cast_possible_truncation, reason = "84 bytes at most")]
+    let payload = const { (ICMP_LEN + N + REST) as u8 };
     frame.put(
         ETHERNET_LEN,
-        [0x60, 0, 0, 0, 0, PAYLOAD6, protocol::ICMPV6, TTL],
+        [0x60, 0, 0, 0, 0, payload, protocol::ICMPV6, TTL],
     )?;
     let quoted = ETHERNET_LEN + IPV6_LEN + ICMP_LEN;
     let sender: [u8; 16] = frame.read(quoted + 8)?;
@@ -118,7 +133,7 @@ pub fn packet_too_big<F: Bytes + Sink + ?Sized>(frame: &mut F, mtu: u32) -> Opti
     // The pseudo header (RFC 8200 section 8.1).
     let pseudo = sum_of(&eip)
         .and(sum_of(&sender))
-        .and(sum_of(&[0, PAYLOAD6, 0, protocol::ICMPV6]));
+        .and(sum_of(&[0, payload, 0, protocol::ICMPV6]));
     let sum = sum_of(&icmp).and(pseudo).and(quote).applied_to(NOTHING);
     frame.put(ETHERNET_LEN + IPV6_LEN, icmp)?;
     frame.put(ETHERNET_LEN + IPV6_LEN + 2, sum)
@@ -247,6 +262,31 @@ mod tests {
             frame[54 + 56 + 6..54 + 56 + 8].fill(0xff);
             let icmp = Icmpv6Slice::from_slice(&frame[54..end]).unwrap();
             prop_assert!(icmp.is_checksum_valid(destination, source));
+        }
+
+        #[test]
+        fn an_answer_about_a_fragment_quotes_what_is_behind_the_fragment_header(
+            source in any::<[u8; 16]>(), destination in any::<[u8; 16]>(),
+            fragment in any::<[u8; 8]>(), behind in any::<[u8; 40]>(), mtu in 1280_u32..,
+        ) {
+            let mut asked = Vec::new();
+            PacketBuilder::ethernet2(CLIENT_MAC, UPLINK_MAC)
+                .ipv6(source, destination, 9)
+                .write(&mut asked, etherparse::IpNumber(44), &[fragment.as_slice(), &behind].concat())
+                .unwrap();
+            let mut frame = prepared(&asked, ROOM6, 62);
+            packet_too_big(&mut frame[..], mtu).unwrap();
+
+            let ip = Ipv6HeaderSlice::from_slice(&frame[14..]).unwrap().to_header();
+            prop_assert_eq!((ip.source, ip.destination), (destination, source));
+            let end = 54 + usize::from(ip.payload_length);
+            prop_assert_eq!(end, frame.len());
+            let icmp = Icmpv6Slice::from_slice(&frame[54..end]).unwrap();
+            prop_assert!(icmp.is_checksum_valid(destination, source));
+            prop_assert_eq!((icmp.type_u8(), icmp.code_u8()), (2, 0));
+            prop_assert_eq!(icmp.bytes5to8(), mtu.to_be_bytes());
+            prop_assert_eq!(&icmp.payload()[..56], &asked[14..70]);
+            prop_assert_eq!(&icmp.payload()[56..], &[0; REST]);
         }
     }
 }

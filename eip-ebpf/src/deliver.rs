@@ -69,10 +69,12 @@ fn fits_anyway<A>(headers: &Headers<A>, lane: Delivery) -> bool {
 }
 
 /// Whether another fragment of the same datagram may be too large where this one is not. The kernel
-/// puts a datagram together before it forwards it: it needs all of the fragments or none.
+/// puts a datagram together before it forwards it: it needs all of the fragments or none. Of one that nobody
+/// may cut again, as always in IPv6, it gets none: the sender is told of the large ones.
 #[inline(always)]
 fn has_larger_siblings<A>(skb: &Skb<'_>, headers: &Headers<A>, binding: &Binding<A>) -> bool {
     headers.fragment != Fragment::Whole
+        && !headers.dont_fragment
         && maps::uplink_mtu(skb.ifindex()).is_some_and(|mtu| mtu > binding.mtu)
 }
 

@@ -3,7 +3,10 @@
 
 use eip_common::{
     addr::{Ipv4Wire, Ipv6Wire},
-    parse::{self, Bytes, ETHERNET_LEN, Headers, IPV4_LEN, IPV6_LEN, ParseError},
+    parse::{
+        self, Bytes, ETHERNET_LEN, Headers, IPV4_LEN, IPV6_FRAGMENT_LEN, IPV6_LEN, ParseError,
+        protocol,
+    },
     too_large::{ROOM4, ROOM6, fragmentation_needed, packet_too_big},
 };
 
@@ -27,7 +30,14 @@ pub(crate) trait Family: Address + Translate {
     /// A packet without options or extensions, of which `len` bytes are there from the IP header on; others
     /// are malformed to it.
     fn plain_headers(view: View<'_>, len: u32) -> Result<Headers<Self>, ParseError>;
-    /// Room that the answer to a packet without options or extensions takes before it, if it is too large.
+    /// A packet whose sender can be told that it is too large: one without options or extensions, or an IPv6
+    /// fragment without others; the rest is malformed to it.
+    fn answered_headers(view: View<'_>, len: u32) -> Result<Headers<Self>, ParseError>;
+    /// Where the transport header of such a packet stands.
+    fn answered_l4(view: View<'_>) -> Option<usize>;
+    /// Whether later fragments are answered, too.
+    const ANSWERS_LATER: bool;
+    /// Room that the answer takes before the packet.
     const ANSWER_ROOM: usize;
     /// Writes that answer into this room.
     fn write_answer(view: View<'_>, mtu: u32) -> Option<()>;
@@ -70,6 +80,18 @@ impl Family for Ipv4Wire {
         }
     }
 
+    #[inline(always)]
+    fn answered_headers(view: View<'_>, len: u32) -> Result<Headers<Self>, ParseError> {
+        Self::plain_headers(view, len)
+    }
+
+    #[inline(always)]
+    fn answered_l4(_: View<'_>) -> Option<usize> {
+        Some(Self::PLAIN_L4)
+    }
+
+    /// RFC 1812 section 4.3.2.7.
+    const ANSWERS_LATER: bool = false;
     const ANSWER_ROOM: usize = ROOM4;
 
     #[inline(always)]
@@ -118,6 +140,23 @@ impl Family for Ipv6Wire {
         parse::ipv6_plain(&view, ETHERNET_LEN, len)
     }
 
+    #[inline(always)]
+    fn answered_headers(view: View<'_>, len: u32) -> Result<Headers<Self>, ParseError> {
+        parse::ipv6_plain_or_fragment(&view, ETHERNET_LEN, len)
+    }
+
+    #[inline(always)]
+    fn answered_l4(view: View<'_>) -> Option<usize> {
+        let [next] = view.read(ETHERNET_LEN + 6)?;
+        Some(if next == protocol::FRAGMENT {
+            Self::PLAIN_L4 + IPV6_FRAGMENT_LEN
+        } else {
+            Self::PLAIN_L4
+        })
+    }
+
+    /// RFC 4443 section 2.4 has no exception for them.
+    const ANSWERS_LATER: bool = true;
     const ANSWER_ROOM: usize = ROOM6;
 
     #[inline(always)]

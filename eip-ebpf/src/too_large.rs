@@ -6,7 +6,7 @@
 
 use eip_common::{
     abi::{NET_BYPASS, NET_EIP, NO_SLOT},
-    parse::{Bytes, Fragment, Headers, Kind},
+    parse::{Bytes, Fragment, Headers, Kind, protocol},
     reason::{Hook, Reason},
     too_large::REST,
 };
@@ -24,8 +24,11 @@ use crate::{
 #[inline(always)]
 pub(crate) fn is_answered<A: Family>(view: View<'_>, headers: &Headers<A>) -> bool {
     let is_error = matches!(headers.transport.kind, Kind::IcmpError | Kind::Discovery);
+    // What a later fragment of an ICMP message belongs to cannot be seen: it may be an error.
+    let is_such_a_part = headers.fragment != Fragment::Later
+        || A::ANSWERS_LATER && headers.protocol != protocol::ICMPV6;
     headers.dont_fragment
-        && headers.fragment != Fragment::Later
+        && is_such_a_part
         && !is_error
         && !headers.source.stays_on_link()
         && is_unicast(view)
@@ -74,7 +77,7 @@ fn judge_frame<A: Family>(frame: &Frame<'_>, mtu: u32) -> u32 {
     if !maps::sends_xdp(frame.interface()) {
         return NO;
     }
-    let headers = A::plain_headers(frame.view(), frame.view().l3_len());
+    let headers = A::answered_headers(frame.view(), frame.view().l3_len());
     let Ok(headers) = &headers else {
         return NO;
     };
@@ -89,7 +92,10 @@ fn judge_frame<A: Family>(frame: &Frame<'_>, mtu: u32) -> u32 {
 
 #[inline(never)]
 fn replace_frame<A: Family>(frame: &Frame<'_>, mtu: u32) -> bool {
-    frame.cut(A::PLAIN_L4 + REST).is_some()
+    let Some(l4) = A::answered_l4(frame.view()) else {
+        return false;
+    };
+    frame.cut(l4 + REST).is_some()
         && frame.grow_head(A::ANSWER_ROOM).is_some()
         && A::write_answer(frame.view(), mtu).is_some()
 }
@@ -122,8 +128,11 @@ fn answer<A: Family>(skb: &Skb<'_>, mtu: u32) -> Reason {
         OVER_THE_RATE => return Reason::TooLargeDropped,
         _ => return Reason::TooLarge,
     }
+    let Some(l4) = A::answered_l4(skb.view()) else {
+        return Reason::TooLarge;
+    };
     // Refused for what has an unfinished checksum further inside: it goes to the kernel as it came.
-    if skb.resize(short(A::PLAIN_L4 + REST)).is_none() {
+    if skb.resize(short(l4 + REST)).is_none() {
         return Reason::TooLarge;
     }
     if replace_skb::<A>(skb, mtu) {
@@ -150,7 +159,7 @@ fn find_link<A: Family>(skb: &Skb<'_>, link: &mut Link) {
 
 #[inline(never)]
 fn judge_skb<A: Family>(skb: &Skb<'_>, mtu: u32) -> u32 {
-    let headers = A::plain_headers(skb.view(), skb.l3_len());
+    let headers = A::answered_headers(skb.view(), skb.l3_len());
     let Ok(headers) = &headers else {
         return NO;
     };

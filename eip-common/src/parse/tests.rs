@@ -1,6 +1,6 @@
 use super::{
     Bytes, Checksum, Fragment, Kind, MAX_EXTENSIONS, ParseError, ipv4, ipv4_quoted,
-    ipv4_stays_on_link, ipv6, ipv6_plain, ipv6_quoted, ipv6_stays_on_link,
+    ipv4_stays_on_link, ipv6, ipv6_plain, ipv6_plain_or_fragment, ipv6_quoted, ipv6_stays_on_link,
 };
 use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
 use proptest::prelude::*;
@@ -324,6 +324,39 @@ fn extension_headers_are_followed_to_the_transport_header() {
         let plain = ipv6_plain(frame.as_slice(), 14, available(&frame));
         assert_eq!(plain, Err(ParseError::Malformed));
     }
+}
+
+#[test]
+fn a_fragment_without_other_extensions_is_read_alike_by_both_readers() {
+    for offset in [0, 1, 8, 9, 1448, 1449] {
+        for (next, is_read) in [
+            (17, true),
+            (6, offset >= 8),
+            (99, true),
+            (44, false),
+            (60, false),
+        ] {
+            let [high, low] = u16::to_be_bytes(offset);
+            let mut payload = vec![next, 0, high, low, 1, 2, 3, 4];
+            payload.extend_from_slice(&UDP);
+            let frame = ipv6_frame(44, &payload);
+            let read = ipv6_plain_or_fragment(frame.as_slice(), 14, available(&frame));
+            assert_eq!(read.is_ok(), is_read, "{next} at {offset}: {read:?}");
+            if is_read {
+                assert_eq!(read, ipv6(frame.as_slice(), 14, available(&frame)));
+            }
+        }
+    }
+    let whole = ipv6_frame(17, &UDP);
+    assert_eq!(
+        ipv6_plain_or_fragment(whole.as_slice(), 14, available(&whole)),
+        ipv6_plain(whole.as_slice(), 14, available(&whole))
+    );
+    let cut = ipv6_frame(44, &[17, 0, 0, 0]);
+    assert_eq!(
+        ipv6_plain_or_fragment(cut.as_slice(), 14, available(&cut)),
+        Err(ParseError::Malformed)
+    );
 }
 
 #[test]

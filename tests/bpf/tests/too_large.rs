@@ -8,7 +8,7 @@
 use eip_bpf_tests::{
     Action, World, checksums_are_right,
     packet::{NODE_MAC, SENDER_MAC, ends, fragment, ip, translated},
-    packet6::{ends6, hop_by_hop, ip6},
+    packet6::{destination_options, ends6, fragment_header, hop_by_hop, ip6},
     world::{PORT, binding},
 };
 use eip_common::{
@@ -159,6 +159,83 @@ fn an_ipv6_sender_is_told_that_its_packet_is_too_big() {
             &packet[14..62],
             "header and eight bytes, as they came"
         );
+    }
+}
+
+/// The frame says to the client, in the name of the EIP, which MTU it has to use; it quotes the packet as far
+/// as eight bytes behind a fragment header.
+#[track_caller]
+fn is_answer_about_a_fragment(answer: &[u8], about: &[u8]) {
+    assert_eq!(
+        (&answer[22..38], &answer[38..54]),
+        (&ip6(EIP6)[..], &ip6(CLIENT6)[..])
+    );
+    let end = 54 + usize::from(u16::from_be_bytes([answer[18], answer[19]]));
+    let icmp = Icmpv6Slice::from_slice(&answer[54..end]).unwrap();
+    assert!(icmp.is_checksum_valid(ip6(EIP6), ip6(CLIENT6)));
+    assert_eq!((icmp.type_u8(), icmp.code_u8()), (2, 0));
+    assert_eq!(icmp.bytes5to8(), 1400_u32.to_be_bytes());
+    assert_eq!(&icmp.payload()[..56], &about[14..70]);
+}
+
+#[test]
+fn every_ipv6_fragment_that_is_too_large_is_answered_and_the_rest_is_carried() {
+    for lane in LANES {
+        let ends = ends6(CLIENT6, EIP6);
+        let fragments = ends.fragments(17, &ends.udp_bytes(1, 2, &[7; 2992]), 1440);
+        let [first, later, last] = fragments.as_slice() else {
+            panic!("three fragments")
+        };
+        for hook in [Hook::UplinkXdp, Hook::UplinkTc] {
+            let (mut world, _) = node(lane);
+            for packet in [first, later] {
+                let run = world.send(hook, packet);
+                run.ended(Reason::TooLargeAnswered)
+                    .with(Action::Redirect)
+                    .carried(&[]);
+                is_answer_about_a_fragment(&run.packet, packet);
+            }
+        }
+        let (mut world, _) = node(lane);
+        // What is left of the datagram waits for nobody: not in the kernel, either.
+        world.send(Hook::UplinkTc, last).ended(match lane {
+            Delivery::Neigh => Reason::DeliveredNeigh,
+            _ => Reason::DeliveredPeer,
+        });
+    }
+}
+
+#[test]
+fn ipv6_fragments_that_may_be_of_an_error_are_not_answered() {
+    let ends = ends6(CLIENT6, EIP6);
+    let behind = |chain: &[_], protocol| ends.frame(chain, protocol, &[1; 1440]);
+    let fragment = |offset, more| fragment_header(offset, more, 7);
+    for (name, packet) in [
+        ("of an error", behind(&[fragment(0, true)], 58)),
+        (
+            "later, of any ICMPv6 message",
+            behind(&[fragment(1448, true)], 58),
+        ),
+        (
+            "with another extension header before",
+            behind(&[destination_options(1), fragment(0, true)], 17),
+        ),
+        (
+            "with another extension header behind",
+            behind(&[fragment(0, true), destination_options(1)], 17),
+        ),
+    ] {
+        println!("{name}");
+        let (mut world, _) = node(Delivery::Peer);
+        world
+            .send(Hook::UplinkXdp, &packet)
+            .ended(Reason::LeftToTc)
+            .leaving(&packet);
+        world
+            .send(Hook::UplinkTc, &packet)
+            .ended(Reason::TooLarge)
+            .with(Action::Pass)
+            .leaving(&packet);
     }
 }
 

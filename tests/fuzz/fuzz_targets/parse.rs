@@ -17,10 +17,14 @@ fuzz_target!(|data: &[u8]| {
     let available = u32::try_from(linear).unwrap() + u32::from(*hidden) * 8;
     check(parse::ipv4(frame, ETHERNET_LEN, available), available, 20);
     check(parse::ipv6(frame, ETHERNET_LEN, available), available, 40);
-    let plain = parse::ipv6_plain(frame, ETHERNET_LEN, available);
-    check(plain, available, 40);
-    if let Ok(plain) = plain {
-        assert_eq!(Ok(plain), parse::ipv6(frame, ETHERNET_LEN, available));
+    for plain in [
+        parse::ipv6_plain(frame, ETHERNET_LEN, available),
+        parse::ipv6_plain_or_fragment(frame, ETHERNET_LEN, available),
+    ] {
+        check(plain, available, 40);
+        if plain.is_ok() {
+            assert_eq!(plain, parse::ipv6(frame, ETHERNET_LEN, available));
+        }
     }
 });
 
