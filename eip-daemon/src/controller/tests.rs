@@ -2,6 +2,7 @@
 
 mod life;
 mod model;
+mod nodes;
 mod pods;
 
 use std::net::IpAddr;

@@ -18,7 +18,7 @@ use crate::{
 
 /// State that must never be, because packets would leave wrong or get lost in it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Violation {
+pub(crate) enum Violation {
     /// The stack brings packets for the EIP to a VM whose door does not translate them.
     RouteWithoutBinding(IpAddr, IpAddr),
     /// Packets for the EIP reach a port nobody translates at.
@@ -44,7 +44,7 @@ pub(super) enum Violation {
 }
 
 /// Everything wrong with a kernel state.
-pub(super) fn violations(observed: &Observed) -> BTreeSet<Violation> {
+pub(crate) fn violations(observed: &Observed) -> BTreeSet<Violation> {
     let mut found = BTreeSet::new();
     for route in &observed.routes {
         let vm = observed.bindings.get(&route.eip).map(|(state, _)| state.vm);
@@ -134,7 +134,7 @@ fn rule_violation(rule: &PolicyRule, observed: &Observed) -> Option<Violation> {
 }
 
 /// Does to `observed` what the kernel would do.
-pub(super) fn apply(observed: &mut Observed, action: &Action) {
+pub(crate) fn apply(observed: &mut Observed, action: &Action) {
     match action.clone() {
         Action::PutGateway(gateway) => observed.gateway = Some(gateway),
         Action::PutNet(net, state) => drop(observed.nets.insert(net, state)),

@@ -39,7 +39,7 @@ mod retry;
 mod summary;
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 

@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -124,6 +126,30 @@ impl ControlPlane {
         api.kill()
     }
 
+    /// Has etcd forget everything but the present, as the API server does every few minutes.
+    ///
+    /// # Errors
+    /// With what was said.
+    pub fn compact(&self) -> anyhow::Result<()> {
+        let list = self.kubectl(&["get", "--raw", "/api/v1/namespaces"])?;
+        let list: Value = serde_json::from_str(&list)?;
+        let revision = list["metadata"]["resourceVersion"].clone();
+        let body = serde_json::json!({ "revision": revision }).to_string();
+        let request = format!(
+            "POST /v3/kv/compaction HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let answer = self.ns.run(|| -> std::io::Result<String> {
+            let mut etcd = TcpStream::connect((Ipv4Addr::LOCALHOST, 2379))?;
+            etcd.write_all(request.as_bytes())?;
+            let mut answer = String::new();
+            etcd.read_to_string(&mut answer)?;
+            Ok(answer)
+        })?;
+        ensure!(answer.contains(" 200 "), "etcd: {answer}");
+        Ok(())
+    }
+
     fn kubectl_command(&self) -> Command {
         let mut command = self.ns.command(self.assets.join("kubectl"));
         command
@@ -155,7 +181,7 @@ impl ControlPlane {
         command::output(command.env("HOME", &self.dir).args(arguments))
     }
 
-    /// `kubectl apply` of an object.
+    /// `kubectl apply` of an object, or of a `List` of them.
     ///
     /// # Errors
     /// With what it said.
@@ -218,6 +244,27 @@ impl ControlPlane {
         });
         fs::write(&path, config.to_string())?;
         Ok(path)
+    }
+
+    /// `kubectl proxy` with the rights of a service account, on a port of the loopback.
+    ///
+    /// # Errors
+    /// There is no such account, or it cannot be started.
+    pub fn proxy(&self, account: &str, port: u16) -> anyhow::Result<Process> {
+        let kubeconfig = self.kubeconfig(account, None)?;
+        let mut command = self.ns.command(self.assets.join("kubectl"));
+        command
+            .env("HOME", &self.dir)
+            .arg("proxy")
+            .arg(format!("--port={port}"))
+            .arg(format!("--kubeconfig={}", kubeconfig.display()));
+        Process::start("kubectl-proxy", &mut command, &self.dir)
+    }
+
+    /// The namespace of the control plane.
+    #[must_use]
+    pub fn ns(&self) -> &Ns {
+        &self.ns
     }
 
     fn authority(&self) -> PathBuf {

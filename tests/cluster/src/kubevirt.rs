@@ -122,3 +122,63 @@ pub fn binding(name: &str, eip: Ipv4Addr, vm: &str) -> Value {
         "spec": {"eip": eip, "vmi": vm}
     })
 }
+
+/// What KubeVirt says of a migration, step by step; each is one update of the VM.
+#[derive(Debug, Clone, Copy)]
+pub enum Sign {
+    /// The target's pod is ready, and the source begins to send.
+    HandOff,
+    /// The guest runs on the target.
+    DomainReady,
+    /// Node and label; the address is still the old one.
+    Flip,
+    /// It is over.
+    Completed,
+    /// The last two at once: the order of KubeVirt 1.2.
+    FlipAndCompleted,
+    /// The address at last.
+    NewAddress(Ipv4Addr),
+    /// It did not work, and the VM stays where it was.
+    Failed,
+}
+
+impl Sign {
+    /// The order of newer releases, up to the address.
+    pub const NEW_ORDER: [Self; 4] = [
+        Self::HandOff,
+        Self::DomainReady,
+        Self::Flip,
+        Self::Completed,
+    ];
+
+    /// The update, for a migration to a pod on a node.
+    #[must_use]
+    pub fn update(self, node: &str, pod: &str) -> Value {
+        let time = "2026-01-01T00:00:00Z";
+        let migration = |state: Value| json!({"status": {"migrationState": state}});
+        let flip = |state: Value| {
+            json!({
+                "metadata": {"labels": {"kubevirt.io/nodeName": node}},
+                "status": {"nodeName": node, "migrationState": state}
+            })
+        };
+        match self {
+            Self::HandOff => json!({
+                "metadata": {"labels": {"kubevirt.io/migrationTargetNodeName": node}},
+                "status": {"migrationState": {
+                    "migrationUid": node, "targetNode": node, "targetPod": pod,
+                    "targetNodeDomainReadyTimestamp": null, "completed": false, "failed": false
+                }}
+            }),
+            Self::DomainReady => migration(json!({"targetNodeDomainReadyTimestamp": time})),
+            Self::Flip => flip(json!({"endTimestamp": time})),
+            Self::Completed => migration(json!({"completed": true})),
+            Self::FlipAndCompleted => flip(json!({"completed": true})),
+            Self::NewAddress(address) => {
+                let interface = json!({"name": "default", "ipAddress": address});
+                json!({"status": {"interfaces": [interface]}})
+            }
+            Self::Failed => migration(json!({"failed": true, "completed": true})),
+        }
+    }
+}

@@ -17,6 +17,7 @@ pub mod bird;
 pub mod control_plane;
 pub mod kubevirt;
 pub mod process;
+pub mod turnstile;
 pub mod world;
 
 use std::{env, path::PathBuf};

@@ -22,10 +22,11 @@ use crate::{
     control_plane::{ADDRESS, ControlPlane},
     kubevirt,
     process::Process,
+    turnstile::Turnstile,
 };
 
 /// How long anything may take that is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 /// The client.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 /// Where elastic IPs come from.
@@ -211,20 +212,47 @@ impl Cluster {
     pub fn start_controller(&mut self) -> anyhow::Result<usize> {
         let number = self.controllers.len();
         let kubeconfig = self.control.kubeconfig("kube-eip-controller", None)?;
-        let name = format!("controller-{number}");
+        let http = format!("--http=127.0.0.1:{}", 9470 + number);
+        self.run_controller(&format!("controller-{number}"), &kubeconfig, &http)
+    }
+
+    /// Starts another controller behind a turnstile. All of those have one identity, so the next one need
+    /// not wait for the Lease of one that was killed.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_controller_behind(&mut self, turnstile: &Turnstile) -> anyhow::Result<usize> {
+        let kubeconfig = self.dir.0.join("turnstile.kubeconfig");
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": {"server": turnstile.server()}}],
+            "users": [{"name": "nobody", "user": {}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "nobody"}}],
+            "current-context": "test",
+        });
+        fs::write(&kubeconfig, config.to_string())?;
+        self.run_controller("controller", &kubeconfig, "--http=off")
+    }
+
+    fn run_controller(
+        &mut self,
+        identity: &str,
+        kubeconfig: &Path,
+        http: &str,
+    ) -> anyhow::Result<usize> {
         let process = Process::start(
-            &name,
+            identity,
             self.place
                 .command(&self.binaries.daemon)
-                .args(["controller", "--lease-duration=3s"])
+                .args(["controller", "--lease-duration=3s", "--log-level=debug"])
                 .arg(format!("--kubeconfig={}", kubeconfig.display()))
-                .arg(format!("--identity={name}"))
-                .arg(format!("--http=127.0.0.1:{}", 9470 + number))
-                .arg("--log-level=debug"),
+                .arg(format!("--identity={identity}"))
+                .arg(http),
             &self.dir.0,
         )?;
         self.controllers.push(process);
-        Ok(number)
+        Ok(self.controllers.len() - 1)
     }
 
     /// A controller that was started.
@@ -451,6 +479,15 @@ impl Cluster {
         self.control.kubectl(&arguments).map(drop)
     }
 
+    /// Says of a pod that it has ended, as the kubelet does.
+    ///
+    /// # Errors
+    /// With what the API server said.
+    pub fn end_pod(&self, pod: &Pod) -> anyhow::Result<()> {
+        let status = json!({"status": {"phase": "Succeeded"}});
+        self.patch_status("pod", &pod.name, &status)
+    }
+
     fn patch_status(&self, kind: &str, name: &str, change: &Value) -> anyhow::Result<()> {
         let change = change.to_string();
         let arguments = [
@@ -484,12 +521,37 @@ impl Cluster {
         self.control.kubectl(&arguments).map(drop)
     }
 
+    /// A binding as it is stored, `NAME` or `NAMESPACE/NAME`.
+    ///
+    /// # Errors
+    /// With what the API server said.
+    pub fn binding(&self, name: &str) -> anyhow::Result<Option<Value>> {
+        let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
+        self.control.get("eipb", namespace, name)
+    }
+
+    /// Waits until a node says that it serves a binding.
+    ///
+    /// # Errors
+    /// It does not in time.
+    pub fn wait_served_by(&self, binding: &str, node: usize) -> anyhow::Result<()> {
+        let node = self.nodes[node].name;
+        let what = format!("{node} serves {binding}");
+        let mut last = None;
+        wait::wait_until(PATIENCE, &what, || {
+            last = self.binding(binding).ok().flatten();
+            let status = last.as_ref().map(|stored| &stored["status"]);
+            status.is_some_and(|status| status["node"] == node && status["serving"]["node"] == node)
+        })
+        .with_context(|| format!("{last:#?}"))
+    }
+
     /// The condition `Ready` of a binding: its status and its reason.
     ///
     /// # Errors
     /// With what the API server said.
     pub fn ready(&self, binding: &str) -> anyhow::Result<(String, String)> {
-        let object = self.control.get("eipb", "default", binding)?;
+        let object = self.binding(binding)?;
         // What is said about an older version of the spec is not said about this one.
         let is_current = |object: &&Value| {
             object["status"]["observedGeneration"] == object["metadata"]["generation"]

@@ -25,7 +25,7 @@ use crate::{
 
 /// What is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stream {
+pub(crate) enum Stream {
     /// Bindings this node is to serve.
     Bindings,
     /// Bindings whose VM comes here or came from here.
@@ -39,7 +39,7 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    pub(super) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::Bindings,
         Self::OtherBindings,
         Self::Nodes,
@@ -101,7 +101,7 @@ struct Seen {
 
 /// All that was seen.
 #[derive(Debug, Default)]
-pub(super) struct Collection {
+pub(crate) struct Collection {
     node: String,
     seen: BTreeMap<Stream, BTreeMap<ObjectName, Seen>>,
     listing: BTreeMap<Stream, BTreeMap<ObjectName, Seen>>,
@@ -120,7 +120,7 @@ const BETWEEN_STREAMS: Duration = Duration::from_secs(2);
 const STRAGGLERS: u32 = 3;
 
 impl Collection {
-    pub(super) fn new(node: String, hand_over: Option<Duration>) -> Self {
+    pub(crate) fn new(node: String, hand_over: Option<Duration>) -> Self {
         Self {
             node,
             hand_over,
@@ -129,17 +129,17 @@ impl Collection {
     }
 
     /// Every kind was listed once.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.listed.len() == Stream::ALL.len()
     }
 
     /// Every kind is listed again. What is known stays until its new list has ended.
-    pub(super) fn read_again(&mut self) {
+    pub(crate) fn read_again(&mut self) {
         self.listed.clear();
         self.listing.clear();
     }
 
-    pub(super) fn take(&mut self, stream: Stream, change: Event<DynamicObject>, now: Instant) {
+    pub(crate) fn take(&mut self, stream: Stream, change: Event<DynamicObject>, now: Instant) {
         match change {
             Event::Init => {
                 self.listing.insert(stream, BTreeMap::new());
@@ -227,7 +227,7 @@ impl Collection {
 
     /// Forgets what has been between the streams for too long (it was deleted), and ends what is due of
     /// hand-overs.
-    pub(super) fn settle(&mut self, now: Instant) {
+    pub(crate) fn settle(&mut self, now: Instant) {
         self.changing
             .retain(|_, (since, _)| now.duration_since(*since) < BETWEEN_STREAMS);
         let Some(hand_over) = self.hand_over else {
@@ -243,7 +243,7 @@ impl Collection {
     }
 
     /// When there is something to settle.
-    pub(super) fn next_time(&self) -> Option<Instant> {
+    pub(crate) fn next_time(&self) -> Option<Instant> {
         let between = self.changing.values();
         let between = between.map(|(since, _)| *since + BETWEEN_STREAMS);
         let hand_over = self.hand_over.unwrap_or_default();
@@ -370,7 +370,7 @@ impl Collection {
     }
 
     /// VMs granted to this node that another node still has in force.
-    pub(super) fn coming(&self) -> BTreeSet<ObjectName> {
+    pub(crate) fn coming(&self) -> BTreeSet<ObjectName> {
         let coming = self.newest().filter_map(|(_, _, said)| match said {
             Said::Granted {
                 fact, is_coming, ..
@@ -381,7 +381,7 @@ impl Collection {
     }
 
     /// What a directory with the same content would say.
-    pub(super) fn facts(&self) -> Facts {
+    pub(crate) fn facts(&self) -> Facts {
         let mut facts = Facts {
             complete: self.is_complete(),
             ..Facts::default()

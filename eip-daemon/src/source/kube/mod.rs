@@ -11,7 +11,7 @@
 
 mod arrivals;
 pub mod client;
-mod collect;
+pub(crate) mod collect;
 mod heartbeat;
 mod snapshot;
 

@@ -1,52 +1,41 @@
 //! A node whose agent is frozen, gone or cut off does not answer for what may have moved.
 
-use std::{net::Ipv4Addr, time::Duration};
-
-use eip_cluster_tests::{
-    kubevirt,
-    world::{Cluster, PATIENCE, Pod},
+use std::{
+    net::Ipv4Addr,
+    ops::{Deref, DerefMut},
+    time::Duration,
 };
-use eip_lab::{echo::Echo, traffic, wait};
-use nix::sys::signal::Signal;
-use serde_json::json;
 
-use crate::{EIP, ON_N1, ON_N2, cluster_with};
+use eip_cluster_tests::{kubevirt::Sign, world::PATIENCE};
+use eip_lab::wait;
+use nix::sys::signal::Signal;
+
+use crate::{EIP, ON_N1, ON_N2, cluster_with, scene::Scene};
 
 /// How long the kernel serves what nobody renews.
 const LEASE: Duration = Duration::from_secs(5);
 const AFTER: &str = "--fence-after=5s";
 
-/// A VM on the first node that is served, and a pod of it on the second one. The guest goes on answering
-/// on the first node whatever the objects say, as one does behind a broken connection.
-struct Split {
-    cluster: Cluster,
-    uid: String,
-    target: Pod,
-    _source: Pod,
-    _echoes: [Echo; 2],
-}
+/// A scene in which the VM may move without its first node knowing.
+struct Split(Scene);
 
 fn split(flags: &[&'static str]) -> Split {
-    let cluster = cluster_with(flags);
-    let source = cluster.plug("from", 0, ON_N1).unwrap();
-    let target = cluster.plug("to", 1, ON_N2).unwrap();
-    let echoes = [
-        Echo::start(&source.ns, ON_N1, 7000).unwrap(),
-        Echo::start(&target.ns, ON_N2, 7000).unwrap(),
-    ];
-    let uid = cluster.run_vm("vm1", &source).unwrap();
-    cluster
-        .control
-        .apply(&kubevirt::binding("b", EIP, "vm1"))
-        .unwrap();
-    cluster.wait_reason("b", "Serving").unwrap();
-    cluster.route(EIP, 0).unwrap();
-    Split {
-        cluster,
-        uid,
-        target,
-        _source: source,
-        _echoes: echoes,
+    let scene = Scene::new(cluster_with(flags), ON_N2);
+    scene.cluster.route(EIP, 0).unwrap();
+    Split(scene)
+}
+
+impl Deref for Split {
+    type Target = Scene;
+
+    fn deref(&self) -> &Scene {
+        &self.0
+    }
+}
+
+impl DerefMut for Split {
+    fn deref_mut(&mut self) -> &mut Scene {
+        &mut self.0
     }
 }
 
@@ -54,12 +43,7 @@ impl Split {
     /// The pod that answers what is sent to the elastic IP by the way of a node.
     fn answer_by(&self, node: usize) -> Option<Ipv4Addr> {
         self.cluster.route(EIP, node).unwrap();
-        let to = (EIP, 7000).into();
-        let answer = traffic::udp(&self.cluster.client, to, 64, Duration::from_millis(300)).ok()?;
-        match answer.server_was.ip() {
-            std::net::IpAddr::V4(pod) => Some(pod),
-            std::net::IpAddr::V6(pod) => panic!("{pod}"),
-        }
+        self.answered_by(Duration::from_millis(300))
     }
 
     fn wait_answer_by(&self, node: usize, expected: Option<Ipv4Addr>) {
@@ -77,25 +61,8 @@ impl Split {
     }
 
     fn move_vm(&self) {
-        let cluster = &self.cluster;
-        cluster.write_pod("vm1", &self.uid, &self.target).unwrap();
-        cluster
-            .patch_vm(
-                "vm1",
-                &json!({
-                    "metadata": {"labels": {"kubevirt.io/nodeName": "n2"}},
-                    "status": {"nodeName": "n2", "migrationState": {
-                        "migrationUid": "m", "sourceNode": "n1", "targetNode": "n2",
-                        "targetPod": "to", "completed": true
-                    }}
-                }),
-            )
-            .unwrap();
-        wait::wait_until(PATIENCE, "the other node serves it", || {
-            let stored = cluster.control.get("eipb", "default", "b").ok().flatten();
-            stored.is_some_and(|stored| stored["status"]["serving"]["node"] == "n2")
-        })
-        .unwrap();
+        self.migrate(1, &[Sign::HandOff, Sign::FlipAndCompleted]);
+        self.cluster.wait_served_by("b", 1).unwrap();
         self.wait_answer_by(1, Some(ON_N2));
     }
 

@@ -6,6 +6,7 @@ mod bind;
 mod fencing;
 mod handover;
 mod outage;
+mod scene;
 mod vm_life;
 
 use std::net::Ipv4Addr;
