@@ -77,6 +77,8 @@ enum FramedRefresh {
 pub struct AdjRibOut<P> {
     desired: FamilyRoutes<P>,
     behind: BTreeMap<P, Has>,
+    /// How many of those behind the peer has nothing of.
+    missing: usize,
     announce: BTreeMap<AttributeSet, BTreeSet<P>>,
     withdraw: BTreeSet<P>,
     is_end_of_rib_due: bool,
@@ -92,6 +94,7 @@ impl<P: WirePrefix> AdjRibOut<P> {
         let mut rib = Self {
             desired,
             behind: BTreeMap::new(),
+            missing: 0,
             announce: BTreeMap::new(),
             withdraw: BTreeSet::new(),
             is_end_of_rib_due: true,
@@ -103,6 +106,7 @@ impl<P: WirePrefix> AdjRibOut<P> {
             .iter()
             .map(|(prefix, _)| (*prefix, Has::Nothing))
             .collect();
+        rib.missing = rib.behind.len();
         for (prefix, attributes) in Arc::clone(&rib.desired).iter() {
             rib.announce_group(attributes).insert(*prefix);
         }
@@ -190,7 +194,7 @@ impl<P: WirePrefix> AdjRibOut<P> {
             return false;
         };
         self.withdraw.remove(&prefix);
-        self.behind.remove(&prefix);
+        self.catch_up(prefix);
         true
     }
 
@@ -210,7 +214,7 @@ impl<P: WirePrefix> AdjRibOut<P> {
         if group.is_empty() {
             self.announce.remove(attributes);
         }
-        self.behind.remove(&prefix);
+        self.catch_up(prefix);
         true
     }
 
@@ -223,12 +227,7 @@ impl<P: WirePrefix> AdjRibOut<P> {
     /// Routes the peer has.
     #[must_use]
     pub fn advertised(&self) -> usize {
-        let missing = self
-            .behind
-            .values()
-            .filter(|has| **has == Has::Nothing)
-            .count();
-        self.desired.len() + self.withdraw.len() - missing
+        self.desired.len() + self.withdraw.len() - self.missing
     }
 
     /// Nothing is left to tell, not even a marker.
@@ -254,12 +253,20 @@ impl<P: WirePrefix> AdjRibOut<P> {
                 self.withdraw.insert(prefix);
             }
         }
+        self.missing += usize::from(has == Has::Nothing);
         self.behind.insert(prefix, has);
+    }
+
+    /// The peer has been told; returns what it had before, if it was behind.
+    fn catch_up(&mut self, prefix: P) -> Option<Has> {
+        let had = self.behind.remove(&prefix);
+        self.missing -= usize::from(had == Some(Has::Nothing));
+        had
     }
 
     /// Forgets what was due for a prefix and returns what the peer has of it.
     fn unqueue(&mut self, prefix: P, before: Option<&AttributeSet>) -> Has {
-        let Some(has) = self.behind.remove(&prefix) else {
+        let Some(has) = self.catch_up(prefix) else {
             return before.map_or(Has::Nothing, |before| Has::Route(before.clone()));
         };
         self.withdraw.remove(&prefix);
