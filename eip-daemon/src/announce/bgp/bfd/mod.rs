@@ -7,7 +7,7 @@
 //!      └───────── watch<BfdStatus> ───────┘
 //! ```
 //!
-//! The thread is the worker's own: it waits for no work on routes, only for a CPU like every other. It
+//! The thread is the worker's own: it waits for no work on routes, only for a CPU, ahead of most. It
 //! starts with the first session and ends with the last.
 
 use std::{

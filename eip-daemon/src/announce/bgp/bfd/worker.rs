@@ -35,6 +35,8 @@ use super::{
 const RETRY: Duration = Duration::from_secs(1);
 /// Packets taken in one turn, so that a flood does not keep the timers waiting.
 const TURN: usize = 256;
+/// Nice value of the thread: the lowest there is.
+const FIRST: i32 = -20;
 
 /// What the worker is told. Unbounded: one entry per session that starts or ends.
 #[derive(Debug)]
@@ -127,7 +129,10 @@ impl Worker {
         };
         std::thread::Builder::new()
             .name("bfd".to_owned())
-            .spawn(move || while worker.turn() {})?;
+            .spawn(move || {
+                go_first();
+                while worker.turn() {}
+            })?;
         Ok(Wake {
             commands: sender,
             event,
@@ -307,8 +312,14 @@ impl Running {
         let opened = sender(&self.target, self.scope_id, self.discriminator());
         let error = opened.as_ref().err().map(ToString::to_string);
         self.socket = opened.ok();
+        let peer = self.target.address;
         self.status.send_if_modified(|status| {
             let is_new = status.error != error;
+            match &error {
+                Some(error) if is_new => warn!(%peer, %error, "BFD cannot send"),
+                None if is_new => info!(%peer, "BFD can send"),
+                Some(_) | None => {}
+            }
             status.error = error;
             is_new
         });
@@ -385,6 +396,14 @@ impl Running {
             }
             *status != before
         });
+    }
+}
+
+/// Before every ordinary thread of the machine, with this process' own work on routes. On Linux a nice
+/// value is one thread's. Not a real-time class: this thread decodes what anybody sends to the port.
+fn go_first() {
+    if let Err(error) = rustix::process::setpriority_process(None, FIRST) {
+        info!(%error, "BFD runs with no priority: CAP_SYS_NICE is missing");
     }
 }
 
