@@ -214,6 +214,19 @@ impl<'a> Router<'a> {
         self.bird_watch(neighbour)
     }
 
+    /// Gives the speaker another chance after it was shut out, as an operator would.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn forgive(&self) -> anyhow::Result<()> {
+        let answer = match self.kind {
+            Kind::Bird => self.birdc(&["restart", "speaker"]),
+            Kind::Frr => self.vtysh("clear bgp *"),
+            Kind::Gobgp => self.gobgp(&["neighbor", self.options.peer, "enable"]),
+        };
+        answer.map(|_| ())
+    }
+
     /// Processes of the router, to be stopped and continued.
     pub fn pids(&self) -> impl Iterator<Item = nix::unistd::Pid> {
         let pids = self

@@ -5,7 +5,8 @@
 
 use std::{
     fs,
-    net::IpAddr,
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, TcpStream},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, SystemTime},
@@ -25,6 +26,8 @@ use serde_json::{Value, json};
 
 use crate::support::{Stage, at};
 
+/// Of the node's own loopback.
+const METRICS_PORT: u16 = 9469;
 const VM1_ROUTE: &str = "203.0.113.11/32";
 const VM2_ROUTE: &str = "203.0.113.12/32";
 
@@ -39,6 +42,7 @@ fn daemon_options(more: &[&str]) -> DaemonOptions {
     let more = more.iter().map(|flag| (*flag).to_owned());
     DaemonOptions {
         more: [asn].into_iter().chain(more).collect(),
+        http_port: Some(METRICS_PORT),
         ..DaemonOptions::default()
     }
 }
@@ -82,6 +86,18 @@ impl Site {
             .daemon
             .settle(what, |daemon| condition(&peer(daemon)))
             .unwrap();
+    }
+
+    /// The page of metrics.
+    fn metrics(&self) -> String {
+        let page = || -> io::Result<String> {
+            let mut tcp = TcpStream::connect(("127.0.0.1", METRICS_PORT))?;
+            tcp.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+            let mut page = String::new();
+            tcp.read_to_string(&mut page)?;
+            Ok(page)
+        };
+        self.stage.world.node.run(page).unwrap()
     }
 
     fn client_reaches(&self, eip: impl Into<IpAddr>) {
@@ -447,6 +463,15 @@ fn a_bad_peer_and_a_removed_one_leave_the_others_alone() {
     let mut site = Site::serving(&[]);
     let since = peer(site.daemon())["since"].clone();
     let documents = site.daemon().documents().clone();
+    let series = |site: &Site, peer: &str| {
+        let label = format!("peer=\"{peer}\"");
+        site.metrics().matches(&label).count()
+    };
+    assert_ne!(series(&site, "tor"), 0);
+    assert!(
+        site.metrics()
+            .contains("eip_bgp_session_up{peer=\"tor\"} 1")
+    );
     let bad = documents::peer("bad", "  communities: [blue]\n");
     documents.write("bad.yaml", &bad).unwrap();
     site.stage
@@ -470,6 +495,7 @@ fn a_bad_peer_and_a_removed_one_leave_the_others_alone() {
                 == Some(2)
         })
         .unwrap();
+    assert_ne!(series(&site, "elsewhere"), 0);
     documents.remove("bad.yaml").unwrap();
     site.stage
         .daemon
@@ -481,6 +507,7 @@ fn a_bad_peer_and_a_removed_one_leave_the_others_alone() {
         })
         .unwrap();
     assert_eq!(peer(site.daemon())["since"], since);
+    assert_eq!(series(&site, "elsewhere"), 0, "they went with the peer");
 
     documents.remove("peer.yaml").unwrap();
     site.bird.wait_routes(&[]).unwrap();

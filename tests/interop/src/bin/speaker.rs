@@ -72,6 +72,9 @@ struct Options {
     /// BFD at this many milliseconds, three lost.
     #[arg(long)]
     bfd: Option<u64>,
+    /// Lowest TTL that BFD believes.
+    #[arg(long, default_value_t = 255)]
+    bfd_min_ttl: u8,
     /// BFD waits for the router to begin.
     #[arg(long)]
     bfd_passive: bool,
@@ -103,6 +106,7 @@ impl Options {
         BfdSettings {
             min_tx: interval,
             min_rx: interval,
+            min_ttl: self.bfd_min_ttl,
             role: if self.bfd_passive {
                 Role::Passive
             } else {

@@ -33,6 +33,11 @@ scenarios! {
     bfd_works_over_ipv6: super::Shape::Wire,
         super::RouterOptions { peer: "fd99::2", local: "fd99::1", ..super::watched() }
         => super::over_ipv6, [bird, frr];
+    packets_from_afar_are_not_believed: super::Shape::Wire, super::watched()
+        => super::from_afar, [bird, frr];
+    packets_from_afar_are_not_believed_over_ipv6: super::Shape::Wire,
+        super::RouterOptions { peer: "fd99::2", local: "fd99::1", ..super::watched() }
+        => super::from_afar_over_ipv6, [bird];
     the_passive_side_of_bfd_comes_up_as_well: super::Shape::Wire, super::watched()
         => super::passive, [bird, frr];
     a_planned_stop_is_no_failure_of_the_path: super::Shape::Wire,
@@ -143,6 +148,38 @@ fn over_ipv6(bench: &Bench, router: &Router<'_>) {
     let mut speaker = up(bench, router, &["--peer", "fd99::1"]);
     silence(bench);
     wait_lost(&mut speaker);
+}
+
+/// RFC 5881 section 5: a packet that has crossed a router has a TTL below 255.
+fn from_afar(bench: &Bench, router: &Router<'_>) {
+    is_not_believed(bench, router, &[]);
+}
+
+fn from_afar_over_ipv6(bench: &Bench, router: &Router<'_>) {
+    is_not_believed(bench, router, &["--peer", "fd99::1"]);
+}
+
+fn is_not_believed(bench: &Bench, router: &Router<'_>, options: &[&str]) {
+    let mut speaker = up(bench, router, options);
+    nft(
+        bench,
+        "table inet afar {
+           chain out {
+             type filter hook output priority mangle;
+             udp dport 3784 ip ttl set 254;
+             udp dport 3784 ip6 hoplimit set 254;
+           }
+         }",
+    );
+    wait_lost(&mut speaker);
+    assert_eq!(speaker.peer().unwrap()["lastSent"]["subcode"], 10);
+    speaker.kill().unwrap();
+    // Where that is wanted they count: nothing else is wrong with them.
+    up(
+        bench,
+        router,
+        &[options, &["--bfd-min-ttl", "254"]].concat(),
+    );
 }
 
 fn passive(bench: &Bench, router: &Router<'_>) {

@@ -53,11 +53,22 @@ scenarios! {
     a_router_on_a_link_without_addresses_is_found: super::Shape::Unnumbered,
         super::RouterOptions { unnumbered: true, passive: false, ..super::options() }
         => super::unnumbered, [bird, frr];
+    a_router_on_a_link_without_addresses_asks_for_the_key: super::Shape::Unnumbered,
+        super::RouterOptions {
+            unnumbered: true, password: Some("s3cret"), ..super::dialling()
+        }
+        => super::key_on_the_link, [bird, frr];
+    a_router_on_a_link_without_addresses_dials_with_the_key: super::Shape::Unnumbered,
+        super::RouterOptions {
+            unnumbered: true, password: Some("s3cret"), ..super::dialling()
+        }
+        // BIRD waits for whom it knows by prefix.
+        => super::key_of_one_who_dials, [frr];
     a_router_some_hops_away_is_reached: super::Shape::Hop,
         super::RouterOptions { local: "10.98.0.1", multihop: Some(4), ..super::options() }
         => super::multihop, [bird, frr, gobgp];
     a_router_that_has_enough_is_left_alone: super::Shape::Wire,
-        super::RouterOptions { limit: Some(50), ..super::options() }
+        super::RouterOptions { limit: Some(50), graceful_restart: false, ..super::options() }
         => super::prefix_limit, [bird, frr, gobgp];
 }
 
@@ -156,6 +167,35 @@ fn unnumbered(bench: &Bench, router: &Router<'_>) {
     router.wait_known(100, 100, SOON).unwrap();
 }
 
+const ON_THE_LINK: &[&str] = &["--unnumbered", "v0", "--listen", "[::]:179"];
+
+fn key_on_the_link(bench: &Bench, router: &Router<'_>) {
+    for key in [&["--password", "other"][..], &[]] {
+        let mut stranger = start(bench, &[ON_THE_LINK, key].concat());
+        stranger.ask("routes 100").unwrap();
+        wait_until(SOON, "the router is heard and does not answer", || {
+            let error = stranger.peer().unwrap()["transportError"].clone();
+            error.as_str().is_some_and(|text| text.contains("password"))
+        })
+        .unwrap_or_else(|error| panic!("{error:#}: {:#}", stranger.peer().unwrap()));
+        let peer = stranger.peer().unwrap();
+        assert_eq!(peer["counters"]["opensReceived"], 0, "{peer:#}");
+        stranger.kill().unwrap();
+    }
+    let mut speaker = start(bench, &[ON_THE_LINK, &["--password", "s3cret"]].concat());
+    speaker.ask("routes 100").unwrap();
+    router.wait_known(100, 100, SOON).unwrap();
+}
+
+/// The key has to be on the listener before the router dials, whose address nobody has configured.
+fn key_of_one_who_dials(bench: &Bench, router: &Router<'_>) {
+    let right = ["--passive", "--password", "s3cret"];
+    let mut speaker = start(bench, &[ON_THE_LINK, &right].concat());
+    speaker.ask("routes 100").unwrap();
+    router.wait_known(100, 100, SOON).unwrap();
+    assert_eq!(speaker.peer().unwrap()["origin"], "accepted");
+}
+
 fn multihop(bench: &Bench, router: &Router<'_>) {
     let mut speaker = start(bench, &["--peer", "10.98.0.1", "--multihop", "4"]);
     speaker.ask("routes4 100").unwrap();
@@ -189,4 +229,8 @@ fn prefix_limit(bench: &Bench, router: &Router<'_>) {
     pause(Duration::from_secs(10));
     let tries = opens(&speaker.peer().unwrap()) - before;
     assert!(tries <= 3, "{tries} tries in 10 s");
+    // As an operator would: fewer routes, then another chance.
+    speaker.ask("routes 40").unwrap();
+    router.forgive().unwrap();
+    router.wait_known(40, 40, 2 * SOON).unwrap();
 }

@@ -400,12 +400,17 @@ fn a_session_that_is_up_wins_whatever_the_identifiers_say() {
 fn peers_that_flap_are_not_pestered() {
     let bench = bench();
     let notification = message(3, &[6, 2]);
-    let rows: [(&str, &[u8], usize); 3] = [
-        ("closes at once", &[], 8),
-        ("refuses every OPEN", &message(3, &[2, 2]), 5),
-        ("comes up and leaves", &notification, 5),
+    let rows: [(&str, &[u8], usize, &str); 3] = [
+        ("closes at once", &[], 8, "cannot connect"),
+        (
+            "refuses every OPEN",
+            &message(3, &[2, 2]),
+            5,
+            "session refused",
+        ),
+        ("comes up and leaves", &notification, 5, "session lost"),
     ];
-    for (name, last_words, most) in rows {
+    for (name, last_words, most, line) in rows {
         let listener = hand::listen(&bench).unwrap();
         let mut speaker = start(&bench, &[]);
         speaker.ask("routes4 3").unwrap();
@@ -429,5 +434,15 @@ fn peers_that_flap_are_not_pestered() {
             pause(Duration::from_millis(50));
         }
         assert!((2..=most).contains(&tries), "{name}: {tries} tries in 15 s");
+        // Nor is whoever reads the log: one line for all the tries, or for each session that was lost.
+        drop(speaker);
+        let log = std::fs::read_to_string(bench.dir().join("speaker.log")).unwrap();
+        let expected = if line == "session lost" {
+            1..=tries
+        } else {
+            1..=1
+        };
+        let told = log.matches(line).count();
+        assert!(expected.contains(&told), "{name}: {log}");
     }
 }

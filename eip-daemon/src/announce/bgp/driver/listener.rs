@@ -9,7 +9,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
 };
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{ListenerStatus, roster::Peers, socket};
 use crate::announce::bgp::config::{Neighbour, Password, PeerConfig, Transport};
@@ -114,7 +114,9 @@ impl Listener {
         match socket::listen(self.address) {
             Ok(listener) => {
                 let listener = Arc::new(listener);
-                self.error = None;
+                if self.error.take().is_some() {
+                    info!(address = %self.address, "listening");
+                }
                 self.socket = Some(Arc::clone(&listener));
                 Some(listener)
             }
@@ -153,7 +155,13 @@ impl Listener {
                 .err()
                 .or(error);
         }
-        self.error = error.map(|error| error.to_string());
+        let error = error.map(|error| error.to_string());
+        if let Some(text) = &error
+            && self.error != error
+        {
+            warn!(address = %self.address, error = %text, "not all keys are set");
+        }
+        self.error = error;
         self.keys = wanted;
     }
 }

@@ -15,6 +15,7 @@
 //! drops the newest one, which the peer dials again.
 
 mod advertise;
+mod faults;
 mod listener;
 mod path;
 mod peer;

@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Board, Exit, Intent, PeerStatus,
+    faults::Faults,
     path::Path,
     socket,
     stream::{Arrived, Stream},
@@ -59,6 +60,7 @@ pub(super) struct PeerTask {
     pub(super) is_started: bool,
     pub(super) path: Path,
     pub(super) transport_error: Option<String>,
+    faults: Faults,
 }
 
 /// What woke the task.
@@ -102,6 +104,7 @@ impl PeerTask {
             is_started: false,
             path: Path::new(bfd),
             transport_error: None,
+            faults: Faults::default(),
         }
     }
 
@@ -189,12 +192,11 @@ impl PeerTask {
         }
     }
 
-    /// The same fault is told once.
     fn note_unreachable(&mut self, text: String) {
-        if self.transport_error.as_ref() != Some(&text) {
+        if self.faults.note_unreachable(&text) {
             warn!(error = %text, "cannot connect");
-            self.transport_error = Some(text);
         }
+        self.transport_error = Some(text);
     }
 
     /// A segment with a wrong key is dropped without an answer (RFC 2385 §2).
@@ -247,10 +249,20 @@ impl PeerTask {
             };
             match stream.read() {
                 Arrived::Nothing => return,
-                Arrived::End => return self.step(Input::Closed(origin)),
+                Arrived::End => return self.note_end(origin),
                 Arrived::Bytes => self.take_messages(origin),
             }
         }
+    }
+
+    fn note_end(&mut self, origin: Origin) {
+        // Who closes without a word has said nothing that could be shown instead.
+        if self.session.state() != State::Established {
+            self.note_unreachable(
+                "the peer closed the connection before it was a session".to_owned(),
+            );
+        }
+        self.step(Input::Closed(origin));
     }
 
     fn take_messages(&mut self, origin: Origin) {
@@ -319,20 +331,18 @@ impl PeerTask {
                         self.closing.spawn(stream.close());
                     }
                 }
-                Output::Up(agreement) => info!(asn = agreement.peer_as, "session established"),
-                Output::Down => self.log_down(),
+                Output::Up(agreement) => {
+                    info!(asn = agreement.peer_as, "session established");
+                    self.transport_error = None;
+                    self.faults.end();
+                }
+                Output::Down => {
+                    let session = self.session.snapshot();
+                    tell(&session, "session lost");
+                    self.faults.note_loss(&session);
+                }
             }
         }
-    }
-
-    fn log_down(&self) {
-        let snapshot = self.session.snapshot();
-        let reason = |error: Option<LastError>| error.map_or("none", |error| error.reason.name());
-        warn!(
-            last_sent = reason(snapshot.last_sent),
-            last_received = reason(snapshot.last_received),
-            "session lost"
-        );
     }
 
     /// The first message on a connection that has just come makes it a part of the session.
@@ -369,8 +379,11 @@ impl PeerTask {
             .all(Stream::is_flushed)
     }
 
-    pub(super) fn publish(&self) {
+    pub(super) fn publish(&mut self) {
         let snapshot = self.session.snapshot();
+        if self.faults.note_errors(&snapshot) {
+            tell(&snapshot, "session refused");
+        }
         let is_flushed = self.is_flushed();
         let is_new = self.status.send_if_modified(|status| {
             let before: State = status.session.state;
@@ -400,6 +413,15 @@ impl PeerTask {
             self.board.changes.send_replace(());
         }
     }
+}
+
+fn tell(session: &SessionSnapshot, what: &str) {
+    let name = |error: &Option<LastError>| match error {
+        Some(error) => error.reason.name(),
+        None => "none",
+    };
+    let (sent, received) = (name(&session.last_sent), name(&session.last_received));
+    warn!(last_sent = sent, last_received = received, "{what}");
 }
 
 pub(super) async fn ready(stream: Option<&Stream>) {
