@@ -193,6 +193,10 @@ pub struct HandOver {
     pub to: Option<IpAddr>,
     /// Peers are still told of this node too: nothing is missing while routers learn of the other one.
     pub is_announced: bool,
+    /// When that node took over, in nanoseconds of `CLOCK_BOOTTIME`: a process that starts in the middle
+    /// of it ends it when the one before would have.
+    #[serde(default)]
+    pub began: u64,
 }
 
 /// `status.phase` of a `VirtualMachineInstance`, as far as it matters here.

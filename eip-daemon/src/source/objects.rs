@@ -209,6 +209,8 @@ pub struct EipBinding {
     printcolumn = r#"{"name":"READY","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"REASON","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
     printcolumn = r#"{"name":"AGE","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"PEERS","type":"string","jsonPath":".status.serving.peers","priority":1}"#,
+    printcolumn = r#"{"name":"UPLINKS","type":"string","jsonPath":".status.serving.uplinks","priority":1}"#,
     printcolumn = r#"{"name":"TARGET","type":"string","jsonPath":".spec.target.name","priority":1}"#,
     printcolumn = r#"{"name":"MESSAGE","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].message","priority":1}"#
 )]

@@ -368,4 +368,9 @@ fn a_vm_that_has_just_come_is_preferred_for_a_while() {
         (vec!["203.0.113.10/32".to_owned()], Some(until))
     );
     assert_eq!(preference(until), (vec![], None));
+    // A clock that was set by an hour ends it, and never prolongs it.
+    let hour = Duration::from_hours(1);
+    assert_eq!(preference(arrived + hour), (vec![], None));
+    wanted.wanted.get_mut(&ip("203.0.113.10")).unwrap().arrived = Some(arrived + hour);
+    assert_eq!(told(export.clone(), &wanted, arrived).next_change, None);
 }

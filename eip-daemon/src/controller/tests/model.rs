@@ -58,6 +58,7 @@ struct Model {
 
 impl Model {
     fn new() -> Self {
+        let now = Instant::now();
         let nodes = NODES.iter().zip(0..);
         Self {
             bindings: BTreeMap::new(),
@@ -68,9 +69,9 @@ impl Model {
             registry: Registry::default(),
             flying: VecDeque::new(),
             nodes: nodes
-                .map(|(name, number)| Node::new(name, number))
+                .map(|(name, number)| Node::new(name, number, now))
                 .collect(),
-            now: Instant::now(),
+            now,
             granted: Granted::new(),
         }
     }
@@ -147,7 +148,9 @@ impl Model {
                 let name = name(NAMESPACES[namespace], &format!("b{own}"));
                 self.report(node, &name);
             }
-            Step::Restart { node } => self.nodes[node].restart(&self.bindings),
+            Step::Restart { node } => {
+                self.nodes[node].restart(&self.bindings, self.now);
+            }
             Step::Expire { node, watch } => self.nodes[node].list(watch, &self.bindings),
             Step::Wait { seconds } => self.now += Duration::from_secs(seconds),
         }

@@ -45,6 +45,7 @@ pub(super) struct Node {
     pub(super) name: &'static str,
     settings: NodeSettings,
     uplink: IpAddr,
+    booted: Instant,
     collection: Collection,
     /// What a restart begins with.
     facts: Facts,
@@ -56,7 +57,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(name: &'static str, number: u8) -> Self {
+    pub(super) fn new(name: &'static str, number: u8, now: Instant) -> Self {
         let mut node = Self {
             name,
             settings: NodeSettings {
@@ -73,22 +74,25 @@ impl Node {
                 route_table: 1180,
             },
             uplink: IpAddr::from([192, 0, 2, 11 + number]),
+            booted: now,
             collection: Collection::default(),
             facts: Facts::default(),
             kernel: Observed::default(),
             coming: Default::default(),
             told: BTreeMap::new(),
         };
-        node.restart(&BTreeMap::new());
+        node.restart(&BTreeMap::new(), now);
         node
     }
 
     /// Another process: it has the kernel as it stands and the facts in the file.
-    pub(super) fn restart(&mut self, bindings: &BTreeMap<ObjectName, Binding>) {
+    pub(super) fn restart(&mut self, bindings: &BTreeMap<ObjectName, Binding>, now: Instant) {
         self.collection = Collection::new(self.name.to_owned(), Some(HAND_OVER));
+        let boot = now.duration_since(self.booted).as_nanos();
+        self.collection
+            .resume(&self.facts, now, u64::try_from(boot).unwrap());
         self.facts.complete = false;
         self.told.clear();
-        let now = Instant::now();
         for stream in [Stream::Nodes, Stream::ServiceCidrs, Stream::Peers] {
             self.collection.take(stream, Event::Init, now);
             self.collection.take(stream, Event::InitDone, now);

@@ -112,6 +112,8 @@ pub(crate) struct Collection {
     /// How long peers are told of this node too, after another one has taken over.
     hand_over: Option<Duration>,
     handed_over: BTreeMap<ObjectName, HandedOver>,
+    /// One moment by both clocks: `CLOCK_BOOTTIME` goes on when another process takes over.
+    clocks: Option<(Instant, u64)>,
 }
 
 /// How long a binding may be between the two streams.
@@ -126,6 +128,33 @@ impl Collection {
             hand_over,
             ..Self::default()
         }
+    }
+
+    /// Goes on with the hand-overs of the process before; `boot` is `CLOCK_BOOTTIME` in nanoseconds.
+    pub(crate) fn resume(&mut self, before: &Facts, now: Instant, boot: u64) {
+        self.clocks = Some((now, boot));
+        if self.hand_over.is_none() {
+            return;
+        }
+        for fact in &before.bindings {
+            let began = fact.moving.left.as_ref().map(|left| left.began);
+            // One that is to come is of another boot.
+            let age = began.and_then(|began| boot.checked_sub(began));
+            if let Some(since) = age.and_then(|age| now.checked_sub(Duration::from_nanos(age))) {
+                let fact = fact.clone();
+                let handed_over = HandedOver { since, fact };
+                self.handed_over
+                    .insert(handed_over.fact.name.clone(), handed_over);
+            }
+        }
+        self.settle(now);
+    }
+
+    fn boot_time(&self, now: Instant) -> u64 {
+        self.clocks.map_or(0, |(then, boot)| {
+            let since = now.saturating_duration_since(then).as_nanos();
+            boot.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
+        })
     }
 
     /// Every kind was listed once.
@@ -200,6 +229,7 @@ impl Collection {
             node: place.node.clone(),
             to: place.address,
             is_announced: true,
+            began: self.boot_time(now),
         };
         if let Some(Said::Granted { fact, .. }) = self.known(name)
             && Some(fact.0.eip) == place.eip

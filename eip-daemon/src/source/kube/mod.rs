@@ -82,6 +82,7 @@ pub fn start(client: Client, options: KubeOptions) -> (watch::Receiver<Facts>, J
 async fn run(client: Client, options: KubeOptions, sender: watch::Sender<Facts>) {
     let mut collection = Collection::new(options.node.clone(), options.hand_over);
     let mut began = boot_time();
+    collection.resume(&sender.borrow(), Instant::now().into_std(), began);
     let mut changes = all_changes(&client, &options.node);
     let mut arrivals = Arrivals::default();
     let mut save_at: Option<Instant> = None;

@@ -2,6 +2,7 @@
 #![cfg(test)]
 #![forbid(unsafe_code)]
 
+mod bad_input;
 mod bind;
 mod fencing;
 mod handover;

@@ -281,6 +281,7 @@ fn a_binding_that_left_is_told_of_and_sent_on_for_a_while() {
         node: "there".to_owned(),
         to: Some("192.0.2.12".parse().unwrap()),
         is_announced,
+        began: 0,
     };
     assert_eq!(left(&collection), Some(expected(true)));
     assert_eq!(collection.facts().vms, []);
@@ -298,6 +299,66 @@ fn a_binding_that_left_is_told_of_and_sent_on_for_a_while() {
     collection.settle(began + HAND_OVER * 3);
     assert!(collection.facts().bindings.is_empty());
     assert_eq!(collection.next_time(), None);
+}
+
+#[test]
+fn a_process_that_starts_in_the_middle_of_a_hand_over_ends_it_when_the_one_before_would_have() {
+    const SECOND: u64 = 1_000_000_000;
+    let began = Instant::now();
+    let mut first = listed(&[(Stream::OtherBindings, vec![served(2, "there", "here")])]);
+    first.resume(&Facts::default(), began, 100 * SECOND);
+    let moved = object(served(3, "there", "there"));
+    let second = Duration::from_secs(1);
+    first.take(
+        Stream::OtherBindings,
+        Event::Apply(moved.clone()),
+        began + second,
+    );
+    let kept = first.facts();
+    assert_eq!(
+        kept.bindings[0].moving.left.as_ref().unwrap().began,
+        101 * SECOND
+    );
+
+    // Another process, whose monotonic clock says nothing about the first one's.
+    let restarted = |boot: u64, list: Vec<Value>| {
+        let now = began + second * 1000;
+        let mut collection = Collection::new("here".to_owned(), Some(HAND_OVER));
+        collection.resume(&kept, now, boot * SECOND);
+        for stream in Stream::ALL {
+            collection.take(stream, Event::Init, now);
+            for value in list.iter().filter(|_| stream == Stream::OtherBindings) {
+                collection.take(stream, Event::InitApply(object(value.clone())), now);
+            }
+            collection.take(stream, Event::InitDone, now);
+        }
+        let left = |collection: &Collection| {
+            let first = collection.facts().bindings.first().cloned();
+            first
+                .and_then(|fact| fact.moving.left)
+                .map(|left| left.is_announced)
+        };
+        let at_once = left(&collection);
+        collection.settle(now + HAND_OVER);
+        (at_once, left(&collection))
+    };
+    let still_there = || vec![served(3, "there", "there")];
+    assert_eq!(restarted(105, still_there()), (Some(true), Some(false)));
+    assert_eq!(restarted(112, still_there()), (Some(false), Some(false)));
+    assert_eq!(restarted(125, still_there()), (Some(false), None));
+    assert_eq!(restarted(131, still_there()), (None, None), "it is over");
+    assert_eq!(
+        restarted(105, Vec::new()),
+        (Some(true), Some(false)),
+        "its pod is gone"
+    );
+    assert_eq!(
+        restarted(50, still_there()),
+        (None, None),
+        "the machine was restarted"
+    );
+    let back = vec![served(4, "here", "there")];
+    assert_eq!(restarted(105, back), (None, None), "it has come back");
 }
 
 #[test]
