@@ -52,6 +52,8 @@ const ROUND_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Withdrawing everything and saying goodbye to peers takes up to five seconds, and closing some more.
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(10);
+/// How often the files of certificates are looked at.
+const CERTIFICATES_LOOK: Duration = Duration::from_secs(10);
 
 /// Why the agent does not run (any more). Fate of each: exit code 1.
 #[derive(Debug, thiserror::Error)]
@@ -180,13 +182,48 @@ async fn open_grpc(wanted: Option<&GrpcListen>) -> Result<Option<GrpcDoor>, Agen
     let Some(GrpcListen { address, tls }) = wanted else {
         return Ok(None);
     };
-    let tls = tls.as_ref().map(read_tls).transpose()?;
+    let files = tls.clone();
+    let tls = files.as_ref().map(read_tls).transpose()?;
     let server = grpc::server(tls.as_ref()).map_err(AgentError::Tls)?;
     let address = *address;
     let listening = TcpListener::bind(address).await;
     let listener = listening.map_err(|source| AgentError::Grpc { address, source })?;
     info!(%address, is_plain_text = tls.is_none(), "serving the older agent's gRPC API");
-    Ok(Some(GrpcDoor { server, listener }))
+    Ok(Some(GrpcDoor {
+        server,
+        listener,
+        certificates: files.zip(tls.map(watch::Sender::new)),
+    }))
+}
+
+/// Reads certificates again and again: who renews them replaces files and tells nobody.
+async fn follow_certificates(
+    files: TlsFiles,
+    certificates: watch::Sender<Tls>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), Infallible> {
+    let mut is_troubled = false;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(CERTIFICATES_LOOK) => {}
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        }
+        match read_tls(&files) {
+            Ok(tls) => {
+                is_troubled = false;
+                certificates.send_if_modified(|known| {
+                    let is_new = *known != tls;
+                    *known = tls;
+                    is_new
+                });
+            }
+            Err(_) if is_troubled => {}
+            Err(error) => {
+                is_troubled = true;
+                warn!(%error, "read certificates again; those before stay in use");
+            }
+        }
+    }
 }
 
 fn read_tls(files: &TlsFiles) -> Result<Tls, AgentError> {
@@ -331,6 +368,8 @@ fn start_core(
 struct GrpcDoor {
     server: tonic::transport::Server,
     listener: TcpListener,
+    /// Where its certificates are, and what was read there last.
+    certificates: Option<(TlsFiles, watch::Sender<Tls>)>,
 }
 
 /// Where the agent can be asked, and what it can be told.
@@ -353,9 +392,22 @@ fn start_servers(
         grpc,
         log_level,
     } = doors;
-    if let Some(GrpcDoor { server, listener }) = grpc {
+    if let Some(GrpcDoor {
+        server,
+        listener,
+        certificates,
+    }) = grpc
+    {
         let state = Arc::clone(&agent);
-        supervisor.start("grpc", |stop| grpc::serve(server, listener, state, stop));
+        let renewed = certificates.as_ref().map(|(_, read)| read.subscribe());
+        supervisor.start("grpc", |stop| {
+            grpc::serve(server, listener, renewed, state, stop)
+        });
+        if let Some((files, read)) = certificates {
+            supervisor.start("certificates", |stop| {
+                follow_certificates(files, read, stop)
+            });
+        }
     }
     if let Some(listener) = http {
         let pulse = Arc::new(Pulse::new(options.resync * 3 + ROUND_PATIENCE));

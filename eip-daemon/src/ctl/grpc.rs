@@ -16,7 +16,11 @@ use axum::{
     routing::post,
 };
 use prost::Message;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
 use tonic::{
     Status,
     body::Body,
@@ -76,7 +80,7 @@ pub struct EipOpRsp {
 }
 
 /// Certificates of the TCP listener, read.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     /// Our certificate and those between it and its root, PEM.
     pub certificate: Vec<u8>,
@@ -107,25 +111,77 @@ pub fn server(tls: Option<&Tls>) -> Result<Server, tonic::transport::Error> {
     server.tls_config(config)
 }
 
-/// Serves until `stop` is true. Calls in flight are answered.
+/// Serves until `stop` is true. Calls in flight are answered. Certificates that come through `renewed`
+/// are used from the next connection on; those that cannot be used are told, and the old ones stay.
 ///
 /// # Errors
 /// The listener does not work any more.
 pub async fn serve(
     mut server: Server,
     listener: TcpListener,
+    mut renewed: Option<watch::Receiver<Tls>>,
     state: Arc<AgentState>,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let stopped = async move {
-        let _sender_gone = stop.wait_for(|stop| *stop).await.is_err();
+    let listener = listener.into_std()?;
+    // One at a time takes new connections; those before it see to theirs.
+    let mut servers = JoinSet::new();
+    loop {
+        let own = TcpListener::from_std(listener.try_clone()?)?;
+        let (retire, retired) = oneshot::channel();
+        servers.spawn(serve_until(server, own, Arc::clone(&state), retired));
+        let next = loop {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break None,
+                next = renewal(&mut renewed) => break Some(next),
+                Some(ended) = servers.join_next() => ended??,
+            }
+        };
+        drop(retire);
+        match next {
+            Some(next) => server = next,
+            None => break,
+        }
+    }
+    while let Some(ended) = servers.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+/// Serves new connections until `retired` ends, and old ones to their end.
+async fn serve_until(
+    mut server: Server,
+    listener: TcpListener,
+    state: Arc<AgentState>,
+    retired: oneshot::Receiver<()>,
+) -> io::Result<()> {
+    let retired = async move {
+        let _sender_gone = retired.await.is_err();
     };
     let router = router().fallback(no_such_call).with_state(state);
     server
         .add_routes(Routes::from(router))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener), stopped)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener), retired)
         .await
         .map_err(io::Error::other)
+}
+
+/// A server with new certificates, when there are some that can be used. Cancel safe.
+async fn renewal(renewed: &mut Option<watch::Receiver<Tls>>) -> Server {
+    while let Some(certificates) = renewed {
+        if certificates.changed().await.is_err() {
+            break;
+        }
+        match server(Some(&certificates.borrow_and_update())) {
+            Ok(server) => {
+                info!("callers are served with renewed certificates");
+                return server;
+            }
+            Err(error) => warn!(%error, "use renewed certificates; those before stay in use"),
+        }
+    }
+    std::future::pending().await
 }
 
 async fn no_such_call() -> Response<Body> {

@@ -210,6 +210,7 @@ async fn over_tcp_only_callers_with_a_certificate_of_the_authority_are_served() 
     tokio::spawn(grpc::serve(
         server,
         listener,
+        None,
         Arc::clone(&agent.state),
         stopped,
     ));
@@ -243,6 +244,58 @@ async fn over_tcp_only_callers_with_a_certificate_of_the_authority_are_served() 
     let answer = ask(&with(of(&theirs)), "bind", EIP, VM).await;
     assert_eq!(answer.unwrap(), succeeded());
     assert_eq!(agent.written(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewed_certificates_are_used_from_the_next_connection_on() {
+    let agent = Agent::following();
+    agent.until_complete().await;
+    let (before, after, callers) = (Authority::new(), Authority::new(), Authority::new());
+    let tls = |authority: &Authority| {
+        let (certificate, key) = authority.identity("node-a");
+        Tls {
+            certificate: certificate.into_bytes(),
+            key: key.into_bytes(),
+            client_ca: callers.pem().into_bytes(),
+        }
+    };
+    let (renew, renewed) = tokio::sync::watch::channel(tls(&before));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_stop, stopped) = tokio::sync::watch::channel(false);
+    let server = grpc::server(Some(&renew.borrow())).unwrap();
+    let state = Arc::clone(&agent.state);
+    tokio::spawn(grpc::serve(server, listener, Some(renewed), state, stopped));
+
+    let (certificate, key) = callers.identity("operator");
+    let identity = Identity::from_pem(certificate, key);
+    let believing = |authority: &Authority| {
+        let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
+        let patience = endpoint.connect_timeout(Duration::from_mins(1));
+        let config = ClientTlsConfig::new()
+            .identity(identity.clone())
+            .domain_name("node-a")
+            .ca_certificate(Certificate::from_pem(authority.pem()));
+        patience.tls_config(config).unwrap().connect_lazy()
+    };
+    let bind = async |authority: &Authority| ask(&believing(authority), "bind", EIP, VM).await;
+    assert_eq!(bind(&before).await.unwrap(), succeeded());
+    assert!(bind(&after).await.is_err());
+
+    // Half of them was replaced: not to be used, and not the end of the service.
+    let half = Tls {
+        key: tls(&after).key,
+        ..tls(&before)
+    };
+    renew.send_replace(half);
+    assert_eq!(bind(&before).await.unwrap(), succeeded());
+
+    renew.send_replace(tls(&after));
+    let patience = tokio::time::Instant::now() + Duration::from_mins(1);
+    while bind(&after).await.is_err() || bind(&before).await.is_ok() {
+        assert!(tokio::time::Instant::now() < patience, "they are not used");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
