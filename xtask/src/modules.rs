@@ -42,6 +42,48 @@ const IMPORTED_BY: &[(&str, &[&str])] = &[
     ("http", &["agent", "lib", "main"]),
 ];
 
+/// Who reads the wall clock, which anybody may set, and what for. Deadlines come from `Instant` and, where
+/// the kernel or another process has to know them, from `CLOCK_BOOTTIME`.
+const WALL_CLOCK: &[(&str, &str)] = &[
+    ("announce/bgp/driver/mod.rs", "since when, for people"),
+    ("announce/bgp/driver/peer.rs", "since when, for people"),
+    ("announce/l2/mod.rs", "since when, for people"),
+    (
+        "announce/peering/drain.rs",
+        "a drain lasts over restarts of the machine",
+    ),
+    (
+        "announce/peering/mod.rs",
+        "a VM that has just come is preferred; a clock that is set ends that",
+    ),
+    ("announce/peering/task.rs", "the same"),
+    ("controller/lease.rs", "renewTime, which nobody compares"),
+    ("controller/tell.rs", "lastTransitionTime"),
+    ("ctl/bgp.rs", "the drain's end, for people"),
+    ("ctl/follow.rs", "times of samples, for people"),
+    ("ctl/state.rs", "times of samples, for people"),
+    ("feedback.rs", "lastTransitionTime"),
+    (
+        "source/files.rs",
+        "how old a file is; one too fresh is read again",
+    ),
+    (
+        "source/kube/heartbeat.rs",
+        "renewTime, which nobody compares",
+    ),
+    ("source/kube/mod.rs", "when a VM came, see announce/peering"),
+    ("source/local.rs", "creationTimestamp"),
+];
+
+/// How it is read.
+const WALL_CLOCK_CALLS: &[&str] = &[
+    "SystemTime::now",
+    "Timestamp::now",
+    "Zoned::now",
+    "Utc::now",
+    "CLOCK_REALTIME",
+];
+
 pub(crate) fn run(_args: &Args) -> Result<()> {
     check()?;
     println!("imports of eip-daemon go one way");
@@ -62,6 +104,13 @@ pub(crate) fn check() -> Result<()> {
         }
         let module = top_module(inside);
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let has_reason = WALL_CLOCK.iter().any(|(of, _)| Path::new(of) == inside);
+        for line in wall_clock(&text).into_iter().filter(|_| !has_reason) {
+            let inside = inside.display();
+            wrong.push(format!(
+                "\n  eip-daemon/src/{inside}:{line}: reads the wall clock: use Instant or clock::boot_time"
+            ));
+        }
         for (line, imported) in imports(&text) {
             if !is_allowed(&module, &imported) {
                 let inside = inside.display();
@@ -75,7 +124,7 @@ pub(crate) fn check() -> Result<()> {
         return Ok(());
     }
     bail!(
-        "imports against the flow of data (xtask/src/modules.rs has the rule):{}",
+        "against the flow of data, or by a clock that is set (xtask/src/modules.rs has the rules):{}",
         wrong.concat()
     );
 }
@@ -101,11 +150,25 @@ fn top_module(inside: &Path) -> String {
         .into_owned()
 }
 
+/// Lines that read the wall clock.
+fn wall_clock(text: &str) -> Vec<usize> {
+    let lines = code(text).lines().zip(1..);
+    let reads = |line: &str| WALL_CLOCK_CALLS.iter().any(|call| line.contains(call));
+    lines
+        .filter(|(line, _)| reads(line.split("//").next().unwrap_or(line)))
+        .map(|(_, number)| number)
+        .collect()
+}
+
+/// A file up to its unit tests, which may use anything.
+fn code(text: &str) -> &str {
+    text.split("\n#[cfg(test)]").next().unwrap_or(text)
+}
+
 /// The modules that a file names after `crate::`, with their lines: outside comments, and up to the
 /// unit tests, which may use anything.
 fn imports(text: &str) -> Vec<(usize, String)> {
-    let code = text.split("\n#[cfg(test)]").next().unwrap_or(text);
-    let code: Vec<&str> = code
+    let code: Vec<&str> = code(text)
         .lines()
         .map(|line| line.split("//").next().unwrap_or(line))
         .collect();
@@ -176,7 +239,7 @@ fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
 mod tests {
     use std::path::Path;
 
-    use super::{imports, is_allowed, top_module};
+    use super::{imports, is_allowed, top_module, wall_clock};
 
     fn modules_in(text: &str) -> Vec<String> {
         imports(text)
@@ -198,6 +261,13 @@ mod tests {
         let text = "//! [`crate::cli`]\nuse crate::EBPF_OBJECT;\nuse other_crate::cli;\n\
                     #[cfg(test)]\nmod tests {\n    use crate::cli;\n}\n";
         assert!(modules_in(text).is_empty());
+    }
+
+    #[test]
+    fn the_wall_clock_is_seen_outside_comments_and_tests() {
+        let text = "// SystemTime::now()\nlet a = jiff::Timestamp::now();\nlet b = Instant::now();\n\
+                    #[cfg(test)]\nmod tests {\n    SystemTime::now();\n}\n";
+        assert_eq!(wall_clock(text), [2]);
     }
 
     #[test]

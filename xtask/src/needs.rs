@@ -227,6 +227,17 @@ pub(crate) static NEEDS: &[Need] = &[
         cure: Cure::Package("openssl"),
     },
     Need {
+        name: "libfaketime",
+        users: &[User::TestCluster],
+        look: || {
+            let arch = std::env::consts::ARCH;
+            file(&format!(
+                "/usr/lib/{arch}-linux-gnu/faketime/libfaketime.so.1"
+            ))
+        },
+        cure: Cure::Package("libfaketime"),
+    },
+    Need {
         name: "ip",
         users: NAMESPACES,
         look: || program("ip"),

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bird;
+mod clock;
 pub mod control_plane;
 pub mod kubevirt;
 pub mod process;

@@ -19,6 +19,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
 use crate::{
+    clock::Clock,
     control_plane::{ADDRESS, ControlPlane},
     kubevirt,
     process::Process,
@@ -81,6 +82,7 @@ pub struct Cluster {
     dir: Home,
     /// Flags of the agents beside those they all have.
     pub agent_flags: Vec<&'static str>,
+    clock: Option<Clock>,
 }
 
 /// A directory with mounts in it.
@@ -156,6 +158,7 @@ impl Cluster {
             binaries: Binaries::find()?,
             dir,
             agent_flags: Vec::new(),
+            clock: None,
         };
         cluster.install()?;
         Ok(cluster)
@@ -205,6 +208,27 @@ impl Cluster {
         })
     }
 
+    /// Gives programs that are started from now on a wall clock that can be set.
+    ///
+    /// # Errors
+    /// What sets it is not installed.
+    pub fn take_clock(&mut self) -> anyhow::Result<()> {
+        self.clock = Some(Clock::new(self.dir.0.join("clock"))?);
+        self.set_clock("+0")
+    }
+
+    /// Sets the wall clock of our programs, by so much from the real one: `+1h`.
+    ///
+    /// # Errors
+    /// It was not taken.
+    pub fn set_clock(&self, offset: &str) -> anyhow::Result<()> {
+        let clock = self.clock.as_ref().context("take the clock first")?;
+        // Whole: it is read at any time.
+        let new = clock.file.with_extension("new");
+        fs::write(&new, offset)?;
+        Ok(fs::rename(new, &clock.file)?)
+    }
+
     /// Starts another controller.
     ///
     /// # Errors
@@ -245,6 +269,7 @@ impl Cluster {
             identity,
             self.place
                 .command(&self.binaries.daemon)
+                .envs(self.clock.iter().flat_map(Clock::environment))
                 .args(["controller", "--lease-duration=3s", "--log-level=debug"])
                 .arg(format!("--kubeconfig={}", kubeconfig.display()))
                 .arg(format!("--identity={identity}"))
@@ -271,6 +296,7 @@ impl Cluster {
             &format!("agent-{}", node.name),
             node.ns
                 .command(&self.binaries.daemon)
+                .envs(self.clock.iter().flat_map(Clock::environment))
                 .arg("agent")
                 .arg(format!("--source=kube:{}", node.kubeconfig.display()))
                 .arg(format!("--node-name={}", node.name))

@@ -6,11 +6,14 @@ use std::{
     time::Duration,
 };
 
-use eip_cluster_tests::{kubevirt::Sign, world::PATIENCE};
+use eip_cluster_tests::{
+    kubevirt::{self, Sign},
+    world::{Cluster, PATIENCE},
+};
 use eip_lab::wait;
 use nix::sys::signal::Signal;
 
-use crate::{EIP, ON_N1, ON_N2, cluster_with, scene::Scene};
+use crate::{EIP, ON_N1, ON_N2, cluster_with, raised, scene::Scene};
 
 /// How long the kernel serves what nobody renews.
 const LEASE: Duration = Duration::from_secs(5);
@@ -137,4 +140,53 @@ fn a_node_that_is_cut_off_falls_silent_when_isolation_fences() {
     })
     .unwrap();
     assert_eq!(world.answer_by(1), Some(ON_N2));
+}
+
+/// The controller wrote a time of that clock: the test would prove nothing without.
+fn has_jumped(cluster: &Cluster, binding: &str, offset: &str) -> bool {
+    let stored = cluster.binding(binding).unwrap().unwrap();
+    let created = stored["metadata"]["creationTimestamp"].as_str().unwrap();
+    let ready = stored["status"]["conditions"].as_array().unwrap();
+    let ready = ready.iter().find(|one| one["type"] == "Ready").unwrap();
+    let told = ready["lastTransitionTime"].as_str().unwrap();
+    // RFC 3339 in UTC sorts as text. Within an hour the hours differ.
+    let is_ahead = told > created && told[..13] != created[..13];
+    let is_behind = told < created;
+    if offset.starts_with('+') {
+        is_ahead
+    } else {
+        is_behind
+    }
+}
+
+#[test]
+fn a_wall_clock_that_is_set_moves_no_deadline() {
+    let mut cluster = raised();
+    cluster.agent_flags = vec![AFTER];
+    cluster.take_clock().unwrap();
+    cluster.start_all().unwrap();
+    let scene = Scene::new(cluster, ON_N2);
+    let mut world = Split(scene);
+    world.wait_answer_by(0, Some(ON_N1));
+    let new = "203.0.113.20".parse().unwrap();
+    for (offset, name) in [("+1h", "ahead"), ("-1h", "behind")] {
+        world.cluster.set_clock(offset).unwrap();
+        // The programs notice within a second; neither serves the kernel less nor longer for it.
+        wait::pause(LEASE * 2);
+        world.wait_answer_by(0, Some(ON_N1));
+        let binding = kubevirt::binding(name, new, "vm1");
+        world.cluster.control.apply(&binding).unwrap();
+        world.cluster.wait_reason(name, "Serving").unwrap();
+        assert!(has_jumped(&world.cluster, name, offset), "{name}");
+        world
+            .cluster
+            .control
+            .kubectl(&["delete", "eipb", name])
+            .unwrap();
+    }
+    world.move_vm();
+    world.cluster.set_clock("+0").unwrap();
+    world.cluster.wait_reason("b", "Serving").unwrap();
+    let log = world.cluster.controller(0).log();
+    assert!(!log.contains("not leading any more"), "{log}");
 }
