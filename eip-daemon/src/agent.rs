@@ -30,7 +30,7 @@ use crate::{
         state::{AgentState, Started},
     },
     dataplane::{DataPlaneOptions, KernelDataPlane, OpenError, pin_directory},
-    feedback::{Announcers, Feedback},
+    feedback::{Announcers, Feedback, NodeFeedback},
     http::{self, HttpState, Pulse},
     logging::LogLevel,
     model::Facts,
@@ -144,7 +144,11 @@ pub async fn run(
             bgp: state.bgp.clone(),
             l2: state.l2.clone(),
         };
-        let feedback = Feedback::new(client, node.settings.node_name.clone(), announcers);
+        let name = node.settings.node_name.clone();
+        let of_node = NodeFeedback::new(client.clone(), name.clone(), state.bgp.clone());
+        let reports = state.reports.clone();
+        supervisor.start("node feedback", |stop| of_node.run(reports, stop));
+        let feedback = Feedback::new(client, name, announcers);
         let reports = state.reports.clone();
         supervisor.start("feedback", |stop| feedback.run(reports, stop));
     }

@@ -8,6 +8,8 @@
 //! Writes are few: one per change of one binding, a few at a time, with a pause between two of the
 //! same binding, with growing pauses while the API server does not take them.
 
+mod node;
+
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -24,6 +26,8 @@ use kube::{
 use serde_json::json;
 use tokio::{sync::watch, task::JoinSet};
 use tracing::{debug, warn};
+
+pub use node::NodeFeedback;
 
 use crate::{
     announce::{l2::L2Announcer, peering::BgpAnnouncer},

@@ -59,6 +59,10 @@ const WALL_CLOCK: &[(&str, &str)] = &[
     ("announce/peering/task.rs", "the same"),
     ("controller/lease.rs", "renewTime, which nobody compares"),
     ("controller/tell.rs", "lastTransitionTime"),
+    (
+        "feedback/node.rs",
+        "since when, for people; the controller asks only whether it is another time",
+    ),
     ("ctl/bgp.rs", "the drain's end, for people"),
     ("ctl/follow.rs", "times of samples, for people"),
     ("ctl/state.rs", "times of samples, for people"),

@@ -14,6 +14,7 @@ mod election;
 mod lease;
 mod object;
 mod pace;
+mod peers;
 mod place;
 mod registry;
 mod server;
@@ -118,6 +119,8 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
         identity = options.identity,
         "controller started"
     );
+    let sums = peers::Sums::new(client.clone(), leadership.clone(), options.timing.grace());
+    supervisor.start("peers", |stop| sums.run(stop));
     let controller = Controller::new(client, leadership, health, &options);
     supervisor.start("controller", |stop| controller.run(stop));
     supervisor.run(stop).await?;

@@ -19,6 +19,7 @@ mod bgp;
 mod community;
 mod crd;
 mod nets;
+mod peer_status;
 mod pod;
 mod status;
 mod target;
@@ -30,6 +31,10 @@ pub use bgp::{
 };
 pub use crd::{definitions, definitions_as_yaml};
 pub use nets::{NODE_API, NODE_KIND, Node, SERVICE_CIDR_APIS, SERVICE_CIDR_KIND, ServiceCidr};
+pub use peer_status::{
+    BgpPeerStatus, DOWN, EIP_NODE_API, EIP_NODE_KIND, ESTABLISHED, EipNodeCrd, EipNodeSpec,
+    EipNodeStatus, NodePeer, PeerNode, REFUSED, WAITING,
+};
 pub use pod::{POD_API, POD_KIND, Pod, PodAddress, PodSpec, PodStatus};
 pub use status::{Condition, ConditionStatus, ConditionType, EipBindingStatus, Serving};
 pub use target::{TARGET_ADDRESS, TARGET_POD, TARGET_VM, TargetSpec};

@@ -37,7 +37,7 @@ use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 pub use drain::DrainError;
-pub use report::{BgpReport, DrainReport, PeerReport, Refusal, RouteReport, RouteState};
+pub use report::{BgpReport, DrainReport, PeerReport, Refusal, RouteReport, RouteState, object_of};
 
 use self::{drain::DrainFile, ledger::Ledger, resolve::Peer, tables::tables};
 use super::{

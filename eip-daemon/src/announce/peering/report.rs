@@ -35,6 +35,8 @@ pub struct BgpReport {
     pub peers: Vec<PeerReport>,
     /// Peers that are not, or not as they are written.
     pub refused: Vec<Refusal>,
+    /// Names of peers in force with whom nobody has had to do yet.
+    pub waiting: Vec<String>,
     /// How many peers are configured and not refused, whether anybody has been met there or not.
     pub configured: usize,
     /// Every EIP that is programmed and what became of it, by address.
@@ -184,6 +186,7 @@ pub(super) fn report(settings: &BgpSettings, state: &State, now: SystemTime) -> 
             .unwrap_or_default(),
         drain,
         problem: state.problem.clone(),
+        waiting: waiting(state, &peers),
         configured: state.peers.len(),
         refused: state.refused.clone(),
         routes: routes.collect(),
@@ -191,10 +194,23 @@ pub(super) fn report(settings: &BgpSettings, state: &State, now: SystemTime) -> 
     }
 }
 
-/// A peer that dialled from a range is called after it: `RANGE[ADDRESS]`.
 fn configured<'a>(state: &'a State, name: &str) -> Option<&'a Peer> {
-    let object = name.split('[').next().unwrap_or(name);
-    state.peers.get(object)
+    state.peers.get(object_of(name))
+}
+
+/// The object behind a session: one that dialled from a range is called after it, `RANGE[ADDRESS]`.
+#[must_use]
+pub fn object_of(name: &str) -> &str {
+    name.split('[').next().unwrap_or(name)
+}
+
+fn waiting(state: &State, peers: &[PeerReport]) -> Vec<String> {
+    let is_met = |object: &str| {
+        let mut sessions = peers.iter().map(|peer| object_of(&peer.status.name.0));
+        sessions.any(|met| met == object)
+    };
+    let names = state.peers.keys().filter(|name| !is_met(name));
+    names.cloned().collect()
 }
 
 fn peers(state: &State, status: &SpeakerStatus) -> Vec<PeerReport> {

@@ -12,7 +12,7 @@ use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{Metadata, ObjectError, community::community};
+use super::{BgpPeerStatus, Metadata, ObjectError, community::community};
 use crate::model::{
     BfdSettings, ExportRule, ExportSettings, Origin, PasswordSource, PeerAsn, PeerFact,
     PeerFamilies, PeerPlace, PeerReach, PeerSettings, Preference, RouteMarks,
@@ -84,10 +84,14 @@ pub enum NumberOrWord {
     root = "PeerCrd",
     plural = "bgppeers",
     shortname = "bgpp",
+    status = "BgpPeerStatus",
     doc = "A router that nodes announce elastic IPs to.",
     printcolumn = r#"{"name":"ADDRESS","type":"string","jsonPath":".spec.peerAddress"}"#,
     printcolumn = r#"{"name":"AS","type":"string","jsonPath":".spec.peerAs"}"#,
     printcolumn = r#"{"name":"INTERFACE","type":"string","jsonPath":".spec.interface"}"#,
+    printcolumn = r#"{"name":"ESTABLISHED","type":"string","jsonPath":".status.sessions"}"#,
+    printcolumn = r#"{"name":"ACCEPTED","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].status"}"#,
+    printcolumn = r#"{"name":"REASON","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Established\")].message"}"#,
     printcolumn = r#"{"name":"AGE","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase", default)]

@@ -3,12 +3,12 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 
-use super::{BindingCrd, PeerCrd};
+use super::{BindingCrd, EipNodeCrd, PeerCrd};
 
 /// Every definition, for a cluster to install.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![BindingCrd::crd(), PeerCrd::crd()]
+    vec![BindingCrd::crd(), PeerCrd::crd(), EipNodeCrd::crd()]
 }
 
 /// The same as a YAML stream.

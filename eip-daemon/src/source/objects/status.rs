@@ -126,7 +126,7 @@ impl Condition {
     }
 }
 
-/// Aspects of a binding.
+/// Aspects of a binding, and of a BGP peer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ConditionType {
     /// The node's kernel has it.
@@ -135,6 +135,10 @@ pub enum ConditionType {
     Announced,
     /// It works.
     Ready,
+    /// What is asked of a BGP peer can be done.
+    Accepted,
+    /// Every node that shall has a session with a BGP peer.
+    Established,
     /// Somebody else's.
     #[serde(untagged)]
     Other(String),

@@ -7,6 +7,7 @@ mod bind;
 mod fencing;
 mod handover;
 mod outage;
+mod peers;
 mod scene;
 mod vm_life;
 
