@@ -37,6 +37,8 @@ pub mod map {
     pub const FRAG6: &str = "FRAG6_V1";
     /// Ifindex to [`super::Uplink`].
     pub const UPLINKS: &str = "UPLINKS_V1";
+    /// Hardware addresses of all uplinks, each to 1.
+    pub const STATIONS: &str = "STATIONS_V1";
     /// One [`super::Config`] at index 0.
     pub const CONFIG: &str = "CONFIG_V1";
     /// Binding slot to [`super::Traffic`], per CPU.
@@ -55,7 +57,7 @@ pub mod map {
     pub const QUOTA: &str = "QUOTA_V1";
 
     /// Every map, in the order an operator would look at them.
-    pub const ALL: [&str; 19] = [
+    pub const ALL: [&str; 20] = [
         EIP4,
         EIP6,
         VM4,
@@ -67,6 +69,7 @@ pub mod map {
         FRAG4,
         FRAG6,
         UPLINKS,
+        STATIONS,
         CONFIG,
         TRAFFIC,
         LEASES,

@@ -54,6 +54,8 @@ static FRAG6_V1: LruHashMap<FragmentKey<Ipv6Wire>, Ipv6Wire, FRAGMENTS> = LruHas
 #[btf_map]
 static UPLINKS_V1: HashMap<u32, Uplink, { MAX_UPLINKS as usize }> = HashMap::new();
 #[btf_map]
+static STATIONS_V1: HashMap<Mac, u32, { MAX_UPLINKS as usize }> = HashMap::new();
+#[btf_map]
 static CONFIG_V1: Array<Config, 1> = Array::new();
 #[btf_map]
 static TRAFFIC_V1: PerCpuArray<Traffic, BINDINGS> = PerCpuArray::new();
@@ -257,6 +259,13 @@ pub(crate) fn uplink_mac(ifindex: u32) -> Option<Mac> {
     // SAFETY: no program writes this map; the value is copied at once.
     let mac = unsafe { UPLINKS_V1.get(ifindex) }.map(|uplink| uplink.mac)?;
     is_station(mac).then_some(mac)
+}
+
+/// The hardware address of one of the node's uplinks.
+#[inline(always)]
+pub(crate) fn is_own(mac: Mac) -> bool {
+    // SAFETY: no program writes this map; nothing of the value is used.
+    unsafe { STATIONS_V1.get(mac) }.is_some()
 }
 
 /// What XDP sends back out of an uplink leaves it.

@@ -8,7 +8,7 @@ use eip_common::{
     abi::BINDING_ANSWER_L2,
     addr::{Ipv4Wire, Ipv6Wire, Mac},
     neighbour::{
-        self, ADVERTISEMENT_FRAME, Invalid, is_for, is_same, is_station, stated_mac, write_answer,
+        self, ADVERTISEMENT_FRAME, Invalid, is_for, is_station, stated_mac, write_answer,
         write_arp_reply,
     },
     parse::Bytes,
@@ -49,9 +49,11 @@ fn judge_arp(skb: &Skb<'_>) -> Verdict {
     let Ok(message) = neighbour::arp(&skb.view()) else {
         return Verdict::of(Reason::NeighbourInvalid);
     };
-    if let Some(claimed) = Ipv4Wire::owner(message.sender)
-        && !is_same(message.sender_mac, own)
-    {
+    // Two uplinks on one segment hear each other, and have nothing to tell each other.
+    if maps::is_own(message.sender_mac) {
+        return Verdict::of(Reason::NotEip);
+    }
+    if let Some(claimed) = Ipv4Wire::owner(message.sender) {
         return Verdict::of_binding(Reason::AddressClaimed, claimed.slot);
     }
     if !message.asks() || !is_for(ethernet.destination, own) {
@@ -92,9 +94,12 @@ fn judge_discovery(skb: &Skb<'_>) -> Option<Verdict> {
     } else {
         mac(stated)
     };
+    // As in ARP.
+    if maps::is_own(sender) {
+        return None;
+    }
     if claimed != NOBODY {
-        let is_ours = is_same(sender, own);
-        return (!is_ours).then_some(Verdict::of_binding(Reason::AddressClaimed, bound.slot));
+        return Some(Verdict::of_binding(Reason::AddressClaimed, bound.slot));
     }
     if !is_for(ethernet.destination, own) || !is_station(sender) {
         return None;

@@ -131,6 +131,8 @@ const CALLING: &[User] = &[User::TestE2e];
 
 /// Who runs the programs that people test a network with.
 const TALKING: &[User] = &[User::TestOracle];
+/// Who looks at the hops.
+const TRACING: &[User] = &[User::TestOracle, User::TestE2e];
 /// Who boots a VM.
 const BOOTING: &[User] = &[User::TestVm];
 
@@ -317,7 +319,7 @@ pub(crate) static NEEDS: &[Need] = &[
     },
     Need {
         name: "traceroute",
-        users: TALKING,
+        users: TRACING,
         look: || program("traceroute"),
         cure: Cure::Package("traceroute"),
     },

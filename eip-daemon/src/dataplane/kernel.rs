@@ -68,7 +68,9 @@ impl KernelDataPlane {
     pub fn open(options: DataPlaneOptions) -> Result<Self, OpenError> {
         let (programs, notices) = Programs::load(&options)?;
         let directory = map_directory(&options.bpffs);
-        let maps = Maps::open(&directory).map_err(OpenError::Maps)?;
+        let mut maps = Maps::open(&directory).map_err(OpenError::Maps)?;
+        // An earlier version may have left uplinks without them.
+        maps.follow_stations().map_err(OpenError::Maps)?;
         let mut left = Observed::default();
         maps.read(&mut left).map_err(OpenError::Maps)?;
         let memory = Memory::of_bindings(left.bindings.values().map(|(state, _slot)| state));

@@ -31,7 +31,7 @@ use super::{
 };
 
 /// Maps that decide, and that no program writes.
-const DECIDING: [&str; 8] = [
+const DECIDING: [&str; 9] = [
     map::EIP4,
     map::EIP6,
     map::VM4,
@@ -39,6 +39,7 @@ const DECIDING: [&str; 8] = [
     map::NETS4,
     map::NETS6,
     map::UPLINKS,
+    map::STATIONS,
     map::CONFIG,
 ];
 /// Maps of the trace's own need no more room than this.

@@ -278,6 +278,14 @@ impl World {
             reserved: 0,
         };
         map.insert(ifindex, uplink, 0).expect("room");
+        self.station(UPLINK_MAC);
+    }
+
+    /// A hardware address of an uplink of this node, not necessarily of the one the test looks at.
+    pub fn station(&mut self, mac: [u8; 6]) {
+        let map = self.ebpf.map_mut(map::STATIONS).expect("map");
+        let mut map: HashMap<&mut MapData, [u8; 6], u32> = map.try_into().expect("a hash map");
+        map.insert(mac, 1, 0).expect("room");
     }
 
     /// Lets the lease of a binding end at this time of `CLOCK_BOOTTIME`, in nanoseconds.

@@ -344,6 +344,41 @@ fn the_uplinks_own_announcements_are_no_claim() {
     }
 }
 
+#[test]
+fn another_uplink_on_the_same_segment_is_neither_a_claimant_nor_answered() {
+    const OTHER_UPLINK: [u8; 6] = [0x0a, 0, 0, 0, 0, 0xdd];
+    let mut world = world();
+    world.station(OTHER_UPLINK);
+    let arp = |sender, operation| Arp {
+        sender_mac: OTHER_UPLINK,
+        sender,
+        operation,
+        ..QUESTION
+    };
+    let mut probe6 = duplicate_probe().frame();
+    probe6[6..12].copy_from_slice(&OTHER_UPLINK);
+    let announcement6 = Discovery {
+        kind: 136,
+        flags: 0x20,
+        destination: ALL_NODES,
+        options: [[2, 1].as_slice(), &OTHER_UPLINK].concat(),
+        ..solicitation()
+    };
+    for frame in [
+        arp("0.0.0.0", 1).frame(),
+        arp(EIP, 1).frame(),
+        arp(EIP, 2).frame(),
+        probe6,
+        announcement6.frame(),
+    ] {
+        world
+            .send(Hook::UplinkTc, &frame)
+            .ended(Reason::NotEip)
+            .with(Action::Pass)
+            .leaving(&frame);
+    }
+}
+
 /// A neighbour solicitation or advertisement, with etherparse's checksum.
 #[derive(Clone)]
 struct Discovery {

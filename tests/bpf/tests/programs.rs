@@ -57,6 +57,7 @@ fn map_layout_matches_abi_version() {
         (map::FRAG4, LRU_HASH, 16, 4),
         (map::FRAG6, LRU_HASH, 40, 16),
         (map::UPLINKS, HASH, 4, 12),
+        (map::STATIONS, HASH, 6, 4),
         (map::CONFIG, ARRAY, 4, 36),
         (map::TRAFFIC, PERCPU_ARRAY, 4, 32),
         (map::LEASES, ARRAY, 4, 8),

@@ -81,6 +81,11 @@ pub const NODE_MANAGEMENT: Dual =
 /// The node's bridge, gateway of everything behind it.
 pub const NODE_BRIDGE: Dual = Dual::new([10, 244, 2, 1], [0xfd00, 0x10, 0x244, 2, 0, 0, 0, 1]);
 
+/// A VM behind a pod that translates, as KubeVirt's masquerade binding has it: every such VM has this address.
+pub const HIDDEN: Dual = Dual::new([10, 0, 2, 2], [0xfd10, 0, 2, 0, 0, 0, 0, 2]);
+/// The pod, toward that VM.
+pub const HIDDEN_GATEWAY: Dual = Dual::new([10, 0, 2, 1], [0xfd10, 0, 2, 0, 0, 0, 0, 1]);
+
 /// Where EIPs come from.
 pub const EIP_CIDR: &str = "203.0.113.0/24";
 /// As [`EIP_CIDR`], for IPv6.
@@ -93,6 +98,10 @@ pub const POD_CIDR6: &str = "fd00:10:244::/48";
 pub const SERVICE_CIDR: &str = "10.96.0.0/12";
 /// As [`SERVICE_CIDR`], for IPv6.
 pub const SERVICE_CIDR6: &str = "fd00:10:96::/112";
+/// Network between a pod and the VM that is hidden behind it.
+pub const HIDDEN_CIDR: &str = "10.0.2.0/24";
+/// As [`HIDDEN_CIDR`], for IPv6.
+pub const HIDDEN_CIDR6: &str = "fd10:0:2::/120";
 /// Network of the nodes.
 pub const MANAGEMENT_CIDR: &str = "172.16.0.0/24";
 /// As [`MANAGEMENT_CIDR`], for IPv6.
@@ -204,14 +213,25 @@ pub fn net(text: &str) -> IpNet {
     text.parse().expect("a prefix of the address plan")
 }
 
+/// Whether an address is one of the node's that are reached from elsewhere.
+#[must_use]
+pub fn is_node(address: IpAddr) -> bool {
+    let of_node = [NODE_UPLINK, NODE_MANAGEMENT, NODE_BRIDGE];
+    of_node.iter().any(|dual| {
+        Family::BOTH
+            .iter()
+            .any(|family| dual.of(*family) == address)
+    })
+}
+
 /// The networks no packet outside the node may carry an address of.
 #[must_use]
 pub fn is_inside(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(v4) => [POD_CIDR, SERVICE_CIDR]
+        IpAddr::V4(v4) => [POD_CIDR, SERVICE_CIDR, HIDDEN_CIDR]
             .iter()
             .any(|text| text.parse::<Ipv4Net>().is_ok_and(|net| net.contains(&v4))),
-        IpAddr::V6(v6) => [POD_CIDR6, SERVICE_CIDR6]
+        IpAddr::V6(v6) => [POD_CIDR6, SERVICE_CIDR6, HIDDEN_CIDR6]
             .iter()
             .any(|text| text.parse::<Ipv6Net>().is_ok_and(|net| net.contains(&v6))),
     }
@@ -220,8 +240,8 @@ pub fn is_inside(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{
-        EIP_CIDR, EIP_CIDR6, Family, POD_CIDR, POD_CIDR6, POD1, POD2, SERVICE_CIDR, SERVICE_CIDR6,
-        VM1, VM2, VM3, eip, is_inside, net,
+        EIP_CIDR, EIP_CIDR6, Family, HIDDEN, HIDDEN_CIDR, HIDDEN_CIDR6, HIDDEN_GATEWAY, POD_CIDR,
+        POD_CIDR6, POD1, POD2, SERVICE_CIDR, SERVICE_CIDR6, VM1, VM2, VM3, eip, is_inside, net,
     };
 
     #[test]
@@ -229,6 +249,9 @@ mod tests {
         for family in [Family::V4, Family::V6] {
             for guest in [VM1, VM2, VM3, POD1, POD2] {
                 assert!(is_inside(guest.address.of(family)), "{}", guest.name);
+            }
+            for hidden in [HIDDEN, HIDDEN_GATEWAY] {
+                assert!(is_inside(hidden.of(family)));
             }
             for address in [eip::VM1, eip::VM2, eip::VM3, eip::SECOND, eip::UNASSIGNED] {
                 assert!(!is_inside(address.of(family)));
@@ -245,6 +268,8 @@ mod tests {
             POD_CIDR6,
             SERVICE_CIDR,
             SERVICE_CIDR6,
+            HIDDEN_CIDR,
+            HIDDEN_CIDR6,
         ]
         .map(net);
         for (index, one) in all.iter().enumerate() {

@@ -10,7 +10,7 @@ mod family;
 pub(super) mod shape;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -23,7 +23,7 @@ use aya::{
 pub(super) use counters::KernelCounters;
 use eip_common::{
     abi::{BY_PORT, Config, EipReasonKey, Lease, Traffic, Uplink, map},
-    addr::{Ipv4Wire, Ipv6Wire},
+    addr::{Ipv4Wire, Ipv6Wire, Mac},
     reason::{Hook, Reason},
 };
 use family::FamilyMaps;
@@ -37,6 +37,7 @@ pub(crate) struct Maps {
     v4: FamilyMaps<Ipv4Wire>,
     v6: FamilyMaps<Ipv6Wire>,
     uplinks: HashMap<MapData, u32, Uplink>,
+    stations: HashMap<MapData, Mac, u32>,
     config: Array<MapData, Config>,
     traffic: PerCpuArray<MapData, Traffic>,
     leases: Array<MapData, Lease>,
@@ -50,6 +51,7 @@ impl Maps {
             v4: FamilyMaps::open(directory, family::NAMES4)?,
             v6: FamilyMaps::open(directory, family::NAMES6)?,
             uplinks: open(directory, map::UPLINKS)?,
+            stations: open(directory, map::STATIONS)?,
             config: open(directory, map::CONFIG)?,
             traffic: open(directory, map::TRAFFIC)?,
             leases: open(directory, map::LEASES)?,
@@ -109,12 +111,31 @@ impl Maps {
             reserved: 0,
         };
         let written = self.uplinks.insert(ifindex, value, 0);
-        written.map_err(|source| failed(map::UPLINKS, source))
+        written.map_err(|source| failed(map::UPLINKS, source))?;
+        self.follow_stations()
     }
 
     /// Removes an uplink.
     pub(crate) fn remove_uplink(&mut self, ifindex: u32) -> Result<(), DataPlaneError> {
-        removed(map::UPLINKS, self.uplinks.remove(&ifindex))
+        removed(map::UPLINKS, self.uplinks.remove(&ifindex))?;
+        self.follow_stations()
+    }
+
+    /// Makes the stations those of the uplinks, which may share one: a VLAN has that of its device.
+    pub(crate) fn follow_stations(&mut self) -> Result<(), DataPlaneError> {
+        let uplinks = self.uplinks()?;
+        let wanted = uplinks.values().map(|uplink| uplink.mac);
+        let wanted: BTreeSet<Mac> = wanted.filter(|mac| *mac != Mac::default()).collect();
+        let there = read_all(map::STATIONS, self.stations.iter())?;
+        let there: BTreeSet<Mac> = there.into_iter().map(|(mac, _)| mac).collect();
+        for mac in there.difference(&wanted) {
+            removed(map::STATIONS, self.stations.remove(mac))?;
+        }
+        for mac in wanted.difference(&there) {
+            let written = self.stations.insert(mac, 1, 0);
+            written.map_err(|source| failed(map::STATIONS, source))?;
+        }
+        Ok(())
     }
 
     /// Writes the config.

@@ -175,6 +175,15 @@ fn another_owner_is_reported_until_it_is_gone() {
         binding["conflict"]["mac"].as_str().map(str::to_owned)
     };
     assert_eq!(contested(&stage.daemon), None);
+    // Whoever had it before that answers the probe that comes with the announcement: a claim is listened for from
+    // then on.
+    stage
+        .daemon
+        .settle("neighbours are told", |daemon| {
+            let binding = daemon.binding(&eip::VM1.v4.to_string());
+            binding.is_some_and(|binding| binding["uplinks"] == json!(["up0"]))
+        })
+        .unwrap();
     let thief = Injector::open(&stage.world.router, "ru0").unwrap();
     let claim = arp(2, (THIEF, eip::VM1.v4), eip::VM1.v4);
     thief.send(&claim).unwrap();

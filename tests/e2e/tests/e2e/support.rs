@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use eip_lab::{
     daemon::{Daemon, DaemonOptions},
     echo::Echo,
-    needs,
+    hidden, needs,
     netns::Ns,
-    plan::{CLIENT, Family, GuestPlan, VM1, VM2, eip},
+    plan::{CLIENT, Family, GuestPlan, HIDDEN, VM1, VM2, eip},
     sniff::Injector,
     world::{World, WorldOptions},
 };
@@ -87,6 +87,16 @@ impl Stage {
 
     pub(crate) fn ns(&self, guest: GuestPlan) -> &Ns {
         &self.world.guest(guest).ns
+    }
+
+    /// A VM behind a pod, with echo servers.
+    pub(crate) fn put_vm_behind(&mut self, pod: GuestPlan) -> Ns {
+        let vm = hidden::put_behind(self.world.guest(pod)).unwrap();
+        for family in Family::BOTH {
+            let echo = Echo::start(&vm, HIDDEN.of(family), PORT).unwrap();
+            self.servers.push(echo);
+        }
+        vm
     }
 
     /// Where frames of a guest to anybody else go: the MAC of its gateway.
