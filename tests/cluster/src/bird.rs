@@ -1,19 +1,10 @@
 //! BIRD as the nodes' router: what it learns over BGP becomes its kernel's routes.
 
-use std::{
-    fs::{self, File},
-    iter,
-    net::Ipv4Addr,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{iter, net::Ipv4Addr, path::Path, time::Duration};
 
 use anyhow::Context as _;
-use eip_lab::{command, netns::Ns, wait};
+use eip_lab::{bird, netns::Ns, wait};
 
-/// Where Debian has it.
-const PROGRAM: &str = "/usr/sbin/bird";
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -24,10 +15,7 @@ pub const NODE_AS: u32 = 64512;
 
 /// A running BIRD; stopped when dropped.
 #[derive(Debug)]
-pub struct Bird {
-    child: Child,
-    dir: PathBuf,
-}
+pub struct Bird(bird::Bird);
 
 impl Bird {
     /// Starts it with a session for each node's address.
@@ -35,40 +23,13 @@ impl Bird {
     /// # Errors
     /// It is not installed, or does not answer.
     pub fn start(router: &Ns, dir: &Path, nodes: &[Ipv4Addr]) -> anyhow::Result<Self> {
-        let dir = dir.join("bird");
-        fs::create_dir_all(&dir)?;
-        let config = dir.join("bird.conf");
-        fs::write(&config, configuration(nodes)).context("write bird.conf")?;
-        let log = File::create(dir.join("bird.log"))?;
-        let child = router
-            .command(PROGRAM)
-            .arg("-f")
-            .arg("-c")
-            .arg(&config)
-            .arg("-s")
-            .arg(dir.join("bird.ctl"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("start bird, of the package bird2")?;
-        let bird = Self { child, dir };
-        wait::wait_until(PATIENCE, "bird answers", || {
-            bird.ask(&["show", "status"]).is_ok()
-        })?;
-        Ok(bird)
-    }
-
-    fn ask(&self, words: &[&str]) -> anyhow::Result<String> {
-        let control = self.dir.join("bird.ctl");
-        command::output(Command::new("birdc").arg("-s").arg(control).args(words))
+        bird::Bird::launch(router, &dir.join("bird"), &configuration(nodes)).map(Self)
     }
 
     /// What it knows of an elastic IP, the way it takes first.
     #[must_use]
     pub fn ways(&self, eip: Ipv4Addr) -> String {
-        let answer = self.ask(&["show", "route", &format!("{eip}/32"), "all"]);
-        answer.unwrap_or_default()
+        self.0.describe(&format!("{eip}/32")).unwrap_or_default()
     }
 
     /// Waits until it knows exactly these ways to an elastic IP.
@@ -83,14 +44,6 @@ impl Bird {
             nodes.iter().all(|node| via(&text, node)) && text.matches("via ").count() == nodes.len()
         })
         .with_context(|| self.ways(eip))
-    }
-}
-
-impl Drop for Bird {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

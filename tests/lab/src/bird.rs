@@ -58,7 +58,6 @@ impl Bird {
     /// # Errors
     /// When it does not start or does not answer.
     pub fn start(router: &Ns, dir: &Path, options: &BirdOptions) -> anyhow::Result<Self> {
-        fs::create_dir_all(dir)?;
         for range in [plan::EIP_CIDR, plan::EIP_CIDR6] {
             router.ip(&format!("route del {range}\n"))?;
         }
@@ -71,7 +70,6 @@ impl Bird {
     /// # Errors
     /// When it does not start or does not answer.
     pub fn start_other_node(client: &Ns, dir: &Path, prefix: &str) -> anyhow::Result<Self> {
-        fs::create_dir_all(dir)?;
         let (router, node) = (ROUTER_CLIENT.v4, CLIENT.v4);
         let config = format!(
             "log stderr all;
@@ -89,7 +87,12 @@ protocol bgp to_router {{
         Self::launch(client, dir, &config)
     }
 
-    fn launch(ns: &Ns, dir: &Path, text: &str) -> anyhow::Result<Self> {
+    /// Starts one in a namespace with a configuration of the caller's own.
+    ///
+    /// # Errors
+    /// When it does not start or does not answer.
+    pub fn launch(ns: &Ns, dir: &Path, text: &str) -> anyhow::Result<Self> {
+        fs::create_dir_all(dir)?;
         let config = dir.join("bird.conf");
         fs::write(&config, text).context("write bird.conf")?;
         let log = File::create(dir.join("bird.log"))?;
@@ -104,7 +107,7 @@ protocol bgp to_router {{
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .context("start bird")?;
+            .context("start bird, of the package bird2")?;
         let bird = Self {
             child,
             dir: dir.to_owned(),

@@ -152,6 +152,11 @@ impl Model {
                 self.nodes[node].restart(&self.bindings, self.now);
             }
             Step::Expire { node, watch } => self.nodes[node].list(watch, &self.bindings),
+            Step::Rest => {
+                self.rest()?;
+                self.as_wanted()?;
+                self.kernels_as_stored()?;
+            }
             Step::Wait { seconds } => self.now += Duration::from_secs(seconds),
         }
         self.one_holder_each()?;
@@ -449,8 +454,19 @@ impl Model {
     }
 }
 
+/// As many histories as a quick run bears; `PROPTEST_CASES` asks for more.
+fn config() -> ProptestConfig {
+    let default = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let is_asked = std::env::var_os("PROPTEST_CASES").is_some();
+    let cases = if is_asked { default.cases } else { 200 };
+    ProptestConfig { cases, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(config())]
 
     /// Whatever happens in whatever order: one holder for each elastic IP at every moment, and no node
     /// serves what it was not told to or announces what its kernel has not. As soon as nothing happens any

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use eip_cluster_tests::{kubevirt, world::CLIENT};
+use eip_cluster_tests::{
+    kubevirt,
+    world::{CLIENT, PATIENCE},
+};
 use eip_lab::{echo::Echo, traffic};
 use serde_json::json;
 
@@ -57,15 +60,11 @@ fn a_binding_as_the_older_operator_wrote_it_is_served_and_loses_its_finalizer() 
         .control
         .kubectl(&["delete", "eipb", "sample", "--timeout=20s"])
         .unwrap();
-    eip_lab::wait::wait_until(
-        Duration::from_secs(10),
-        "the binding leaves the node",
-        || {
-            cluster
-                .eipctl(0, &["list", "-o", "json"])
-                .is_ok_and(|text| !text.contains(&EIP.to_string()))
-        },
-    )
+    eip_lab::wait::wait_until(PATIENCE, "the binding leaves the node", || {
+        cluster
+            .eipctl(0, &["list", "-o", "json"])
+            .is_ok_and(|text| !text.contains(&EIP.to_string()))
+    })
     .unwrap();
 }
 
@@ -160,13 +159,24 @@ fn an_edit_takes_the_old_address_out_and_the_new_one_in() {
         .control
         .apply(&kubevirt::binding("b", new, "vm1"))
         .unwrap();
-    eip_lab::wait::wait_until(Duration::from_secs(10), "the new address alone", || {
+    eip_lab::wait::wait_until(PATIENCE, "the new address alone", || {
         cluster
             .eipctl(0, &["list", "-o", "json"])
             .is_ok_and(|text| text.contains(&new.to_string()) && !text.contains(&EIP.to_string()))
     })
     .unwrap();
     cluster.wait_reason("b", "Serving").unwrap();
+
+    // And from one VM to another, on another node.
+    let other = cluster.plug("vm2", 1, ON_N2).unwrap();
+    cluster.run_vm("vm2", &other).unwrap();
+    let edited = kubevirt::binding("b", new, "vm2");
+    cluster.control.apply(&edited).unwrap();
+    cluster.wait_served_by("b", 1).unwrap();
+    eip_lab::wait::wait_until(PATIENCE, "one node alone", || {
+        cluster.serves(1, new) && !cluster.serves(0, new)
+    })
+    .unwrap();
 }
 
 #[test]
@@ -195,6 +205,18 @@ fn an_address_no_pod_of_the_vm_has_is_never_the_target() {
         .unwrap()
         .unwrap();
     assert_eq!(stored["status"]["vmAddress"], ON_N1.to_string());
+    // Another network of the VM, though it is first in the status, is not the pod network.
+    let two = json!({
+        "spec": {"networks": [
+            {"name": "storage", "multus": {"networkName": "storage"}},
+            {"name": "default", "pod": {}}
+        ]},
+        "status": {"interfaces": [
+            {"name": "storage", "ipAddress": "192.168.7.7"},
+            {"name": "default", "ipAddress": ON_N1}
+        ]}
+    });
+    cluster.patch_vm("vm1", &two).unwrap();
     // What the guest agent empties stays bound.
     cluster
         .patch_vm(
@@ -207,6 +229,8 @@ fn an_address_no_pod_of_the_vm_has_is_never_the_target() {
         cluster.ready("b").unwrap(),
         ("True".to_owned(), "Serving".to_owned())
     );
+    let stored = cluster.binding("b").unwrap().unwrap();
+    assert_eq!(stored["status"]["vmAddress"], ON_N1.to_string());
 }
 
 #[test]
@@ -277,7 +301,7 @@ fn a_router_in_an_object_is_a_peer_of_the_nodes_it_selects() {
     });
     cluster.control.apply(&peer).unwrap();
     for node in 0..2 {
-        eip_lab::wait::wait_until(Duration::from_secs(20), "the agent knows the peer", || {
+        eip_lab::wait::wait_until(PATIENCE, "the agent knows the peer", || {
             cluster
                 .eipctl(node, &["bgp", "-o", "json"])
                 .is_ok_and(|text| text.contains("192.0.2.1"))

@@ -64,6 +64,8 @@ pub(super) enum Step {
         node: usize,
         watch: usize,
     },
+    /// Nothing happens for so long that everything comes to rest: what follows meets a cluster that serves.
+    Rest,
     /// Time passes.
     Wait {
         seconds: u64,
@@ -86,6 +88,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(namespace, own)| Step::Decide { namespace, own }),
         4 => Just(Step::Land),
         1 => Just(Step::Crash),
+        1 => Just(Step::Rest),
         9 => agent_step(),
         1 => (0..8_u64).prop_map(|seconds| Step::Wait { seconds }),
     ]
