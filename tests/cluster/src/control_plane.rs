@@ -228,9 +228,19 @@ impl ControlPlane {
         }
         let token = self.kubectl(&arguments)?;
         ensure!(!token.trim().is_empty(), "no token for {account}");
-        let path = self
-            .dir
-            .join(format!("{}.kubeconfig", pod.unwrap_or(account)));
+        self.write_kubeconfig(pod.unwrap_or(account), token.trim())
+    }
+
+    /// A kubeconfig of the administrator.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn administrator(&self) -> anyhow::Result<PathBuf> {
+        self.write_kubeconfig("administrator", ADMIN)
+    }
+
+    fn write_kubeconfig(&self, name: &str, token: &str) -> anyhow::Result<PathBuf> {
+        let path = self.dir.join(format!("{name}.kubeconfig"));
         let config = serde_json::json!({
             "apiVersion": "v1",
             "kind": "Config",
@@ -238,7 +248,7 @@ impl ControlPlane {
                 "server": format!("https://{ADDRESS}:6443"),
                 "certificate-authority": self.authority(),
             }}],
-            "users": [{"name": "account", "user": {"token": token.trim()}}],
+            "users": [{"name": "account", "user": {"token": token}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "account"}}],
             "current-context": "test",
         });

@@ -98,7 +98,11 @@ impl Process {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    fn pid(&self) -> anyhow::Result<Pid> {
+    /// Its process.
+    ///
+    /// # Errors
+    /// Its number is none.
+    pub fn pid(&self) -> anyhow::Result<Pid> {
         Ok(Pid::from_raw(i32::try_from(self.child.id())?))
     }
 }

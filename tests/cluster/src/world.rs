@@ -64,6 +64,33 @@ pub struct Pod {
     port: String,
 }
 
+/// What is usually as tests want it.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Where elastic IPs come from.
+    pub eip_cidr: &'static str,
+    /// Pod networks of the two nodes.
+    pub pod_cidrs: [&'static str; 2],
+    /// What the programs under test log.
+    pub log_level: &'static str,
+    /// How long a controller that is gone is waited for.
+    pub lease_duration: &'static str,
+    /// How often agents look at the kernel, events or not.
+    pub resync: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            eip_cidr: EIP_CIDR,
+            pod_cidrs: ["10.244.1.0/24", "10.244.2.0/24"],
+            log_level: "debug",
+            lease_duration: "3s",
+            resync: "1s",
+        }
+    }
+}
+
 /// Everything.
 #[derive(Debug)]
 pub struct Cluster {
@@ -80,6 +107,7 @@ pub struct Cluster {
     prefix: String,
     binaries: Binaries,
     dir: Home,
+    options: Options,
     /// Flags of the agents beside those they all have.
     pub agent_flags: Vec<&'static str>,
     clock: Option<Clock>,
@@ -109,6 +137,14 @@ impl Cluster {
     /// # Errors
     /// Without root, or when a program is missing.
     pub fn new() -> anyhow::Result<Self> {
+        Self::with(Options::default())
+    }
+
+    /// As [`Cluster::new`], otherwise than tests want it.
+    ///
+    /// # Errors
+    /// As [`Cluster::new`].
+    pub fn with(options: Options) -> anyhow::Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         if number == 0 {
             let _swept = netns::sweep();
@@ -157,6 +193,7 @@ impl Cluster {
             prefix,
             binaries: Binaries::find()?,
             dir,
+            options,
             agent_flags: Vec::new(),
             clock: None,
         };
@@ -181,7 +218,7 @@ impl Cluster {
         for index in 0..self.nodes.len() {
             let name = self.nodes[index].name;
             self.control
-                .apply(&kubevirt::node(name, &format!("10.244.{}.0/24", index + 1)))?;
+                .apply(&kubevirt::node(name, self.options.pod_cidrs[index]))?;
             // The agent's token is that of a pod on its node, as the kubelet would ask for it.
             let pod = format!("agent-{name}");
             self.control.apply(&json!({
@@ -270,7 +307,9 @@ impl Cluster {
             self.place
                 .command(&self.binaries.daemon)
                 .envs(self.clock.iter().flat_map(Clock::environment))
-                .args(["controller", "--lease-duration=3s", "--log-level=debug"])
+                .arg("controller")
+                .arg(format!("--lease-duration={}", self.options.lease_duration))
+                .arg(format!("--log-level={}", self.options.log_level))
                 .arg(format!("--kubeconfig={}", kubeconfig.display()))
                 .arg(format!("--identity={identity}"))
                 .arg(http),
@@ -278,6 +317,12 @@ impl Cluster {
         )?;
         self.controllers.push(process);
         Ok(self.controllers.len() - 1)
+    }
+
+    /// How many controllers were started.
+    #[must_use]
+    pub const fn controllers(&self) -> usize {
+        self.controllers.len()
     }
 
     /// A controller that was started.
@@ -303,14 +348,14 @@ impl Cluster {
                 .arg(format!("--bpffs={}", path("bpf")))
                 .arg(format!("--state-dir={}", path("state")))
                 .arg(format!("--socket={}", path("eip.sock")))
-                .arg(format!("--eip-cidr={EIP_CIDR}"))
+                .arg(format!("--eip-cidr={}", self.options.eip_cidr))
+                .arg(format!("--resync={}", self.options.resync))
+                .arg(format!("--log-level={}", self.options.log_level))
                 .args([
                     "--uplink=up0",
                     "--gateway-ip=192.0.2.1",
                     "--internal-net=172.16.0.0/24",
                     "--http=127.0.0.1:9469",
-                    "--resync=1s",
-                    "--log-level=debug",
                 ])
                 .args(&self.agent_flags),
             &node.dir,
@@ -328,6 +373,24 @@ impl Cluster {
             .agent
             .as_mut()
             .context("the agent was not started")
+    }
+
+    /// The agent's BPF file system.
+    #[must_use]
+    pub fn bpffs(&self, index: usize) -> PathBuf {
+        self.nodes[index].dir.join("bpf")
+    }
+
+    /// Where the control plane and the controllers run.
+    #[must_use]
+    pub const fn place(&self) -> &Ns {
+        &self.place
+    }
+
+    /// Begin of the names of all its namespaces.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// Where an agent keeps what it knew last.

@@ -3,12 +3,14 @@
 
 use std::{
     fs::{self, File},
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 use crate::{
     command,
@@ -172,6 +174,58 @@ protocol bgp to_router {{
     }
 }
 
+/// BIRD's control socket, which answers faster than `birdc` starts.
+#[derive(Debug)]
+pub struct Console(UnixStream);
+
+impl Console {
+    /// Connects to `bird.ctl` in a directory.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub fn connect(dir: &Path) -> anyhow::Result<Self> {
+        let mut console = Self(UnixStream::connect(dir.join("bird.ctl"))?);
+        console.0.set_read_timeout(Some(PATIENCE))?;
+        console.answer()?;
+        Ok(console)
+    }
+
+    /// Asks a line.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn ask(&mut self, line: &str) -> anyhow::Result<String> {
+        writeln!(self.0, "{line}")?;
+        self.answer()
+    }
+
+    /// Lines up to one whose code is followed by a blank.
+    fn answer(&mut self) -> anyhow::Result<String> {
+        let mut answer = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            let len = self.0.read(&mut buffer)?;
+            ensure!(len > 0, "BIRD has closed");
+            answer.extend_from_slice(&buffer[..len]);
+            if is_last(&answer) {
+                return Ok(String::from_utf8_lossy(&answer).into_owned());
+            }
+        }
+    }
+}
+
+/// Whether an answer ends with its last line: four digits and a blank.
+fn is_last(answer: &[u8]) -> bool {
+    let Some(lines) = answer.strip_suffix(b"\n") else {
+        return false;
+    };
+    let last = lines.rsplit(|byte| *byte == b'\n').next();
+    last.and_then(|line| line.split_at_checked(4))
+        .is_some_and(|(code, rest)| {
+            code.iter().all(u8::is_ascii_digit) && rest.first() == Some(&b' ')
+        })
+}
+
 impl Drop for Bird {
     fn drop(&mut self) {
         // It may have ended by itself.
@@ -222,4 +276,20 @@ protocol bgp node {{
 }}
 {other}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_last;
+
+    #[test]
+    fn an_answer_ends_with_a_code_and_a_blank() {
+        assert!(is_last(b"0001 BIRD 2.0.12 ready.\n"));
+        assert!(is_last(
+            b"1007-198.18.0.1/32 unicast\n \tvia 192.0.2.11\n0000 \n"
+        ));
+        assert!(!is_last(b"1007-198.18.0.1/32 unicast\n"));
+        assert!(!is_last(b"1007-198.18.0.1/32\n0000 and no end"));
+        assert!(!is_last(b""));
+    }
 }
