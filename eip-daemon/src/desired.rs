@@ -59,11 +59,26 @@ pub fn vm_addresses(facts: &Facts, settings: &NodeSettings) -> BTreeSet<IpAddr> 
 
 /// The settings, with the internal networks that objects name besides. Those may change while the
 /// process runs.
+///
+/// Networks of nodes that lie side by side become one: the map of prefixes has 1024 entries, and a cluster
+/// may have thousands of nodes. What touches an EIP range stays as it is, for there the longest match
+/// decides.
 fn with_internal_nets(settings: &NodeSettings, facts: &Facts) -> NodeSettings {
     let mut settings = settings.clone();
-    for net in facts.nets.iter().flat_map(|fact| &fact.nets) {
-        if !settings.internal_nets.contains(net) {
-            settings.internal_nets.push(*net);
+    let touches_eips = |net: &IpNet| {
+        let mut ranges = settings.eip_cidrs.iter();
+        ranges.any(|range| range.contains(net) || net.contains(range))
+    };
+    let found: BTreeSet<IpNet> = facts
+        .nets
+        .iter()
+        .flat_map(|fact| &fact.nets)
+        .copied()
+        .collect();
+    let (single, joined): (Vec<IpNet>, Vec<IpNet>) = found.into_iter().partition(touches_eips);
+    for net in single.into_iter().chain(IpNet::aggregate(&joined)) {
+        if !settings.internal_nets.contains(&net) {
+            settings.internal_nets.push(net);
         }
     }
     settings

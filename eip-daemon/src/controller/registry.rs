@@ -35,6 +35,8 @@ pub(super) struct Registry {
     pods: BTreeMap<ObjectName, Pod>,
     by_eip: BTreeMap<IpAddr, BTreeSet<ObjectName>>,
     by_vm: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    /// VMs by namespace and uid.
+    by_uid: BTreeMap<(String, String), BTreeSet<ObjectName>>,
     /// Pods by namespace and uid of their VM: a pod of another namespace is nobody's.
     by_launcher: BTreeMap<(String, String), BTreeSet<ObjectName>>,
     /// Elastic IPs that writes on their way give to bindings. They count as held, or two decisions in
@@ -170,14 +172,23 @@ impl Registry {
         if self.vms.get(name) == Some(&vm) {
             return Touched::new();
         }
+        self.unlist_vm(name);
+        let key = (name.namespace.clone(), vm.uid.clone());
+        self.by_uid.entry(key).or_default().insert(name.clone());
         self.vms.insert(name.clone(), vm);
         self.bound_to(name)
     }
 
     /// A VM is gone.
     pub(super) fn remove_vm(&mut self, name: &ObjectName) -> Touched {
-        self.vms.remove(name);
+        self.unlist_vm(name);
         self.bound_to(name)
+    }
+
+    fn unlist_vm(&mut self, name: &ObjectName) {
+        if let Some(vm) = self.vms.remove(name) {
+            drop_from(&mut self.by_uid, &(name.namespace.clone(), vm.uid), name);
+        }
     }
 
     /// A pod is there, or has changed.
@@ -211,19 +222,10 @@ impl Registry {
     }
 
     fn bound_to_uid(&self, namespace: &str, uid: &str) -> Touched {
-        // Only bound VMs are of interest, and a namespace has few of them.
-        let first = ObjectName {
-            namespace: namespace.to_owned(),
-            name: String::new(),
-        };
-        let of_namespace = self
-            .by_vm
-            .range(first..)
-            .take_while(|(vm, _)| vm.namespace == namespace);
-        of_namespace
-            .filter(|(vm, _)| self.vms.get(*vm).is_some_and(|known| known.uid == uid))
-            .flat_map(|(_, bindings)| bindings.iter().cloned())
-            .collect()
+        let key = (namespace.to_owned(), uid.to_owned());
+        let vms = self.by_uid.get(&key).into_iter().flatten();
+        let bindings = vms.filter_map(|vm| self.by_vm.get(vm)).flatten();
+        bindings.cloned().collect()
     }
 
     /// Whether a binding may have the elastic IP it asks for.

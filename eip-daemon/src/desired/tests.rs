@@ -1082,3 +1082,32 @@ fn networks_that_objects_name_count_like_those_of_the_settings() {
     assert!(with[&inside].is_bypass);
     assert_eq!(with.len(), without.len() + 1, "{with:?}");
 }
+
+#[test]
+fn pod_networks_of_thousands_of_nodes_fit_into_the_map_of_prefixes() {
+    let own = |index: u16| {
+        let [high, low] = index.to_be_bytes();
+        net(&format!("172.{}.{low}.0/24", 16 + high))
+    };
+    let nets = (0..4096)
+        .map(|index| crate::model::NetFact {
+            kind: "Node".to_owned(),
+            name: object(&format!("node-{index}")),
+            // The second one of each lies inside an EIP range, where the longest match decides.
+            nets: vec![own(index), net("203.0.113.128/26")],
+            origin: None,
+        })
+        .collect();
+    let facts = Facts {
+        nets,
+        ..Facts::default()
+    };
+    let joined = with_internal_nets(&settings(), &facts).internal_nets;
+    let expected = [
+        "10.0.0.0/8",
+        "fd00::/8",
+        "203.0.113.128/26",
+        "172.16.0.0/12",
+    ];
+    assert_eq!(joined, expected.map(net));
+}

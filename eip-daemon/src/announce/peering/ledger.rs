@@ -1,4 +1,4 @@
-//! Which withdrawals have left the node.
+//! Since when each route is announced, and which withdrawals have left the node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,8 @@ const MEMORY: Duration = Duration::from_secs(10);
 /// What is announced, and what was and has been withdrawn.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    announced: BTreeSet<IpAddr>,
+    /// With the first table that has it as it is.
+    announced: BTreeMap<IpAddr, u64>,
     withdrawn: BTreeMap<IpAddr, Withdrawal>,
     /// Programmed when this process began: an earlier one may have announced it, and peers may have
     /// kept it.
@@ -64,7 +65,7 @@ impl Ledger {
             at,
             is_inherited,
         };
-        for eip in self.announced.difference(&now) {
+        for eip in self.announced.keys().filter(|eip| !now.contains(*eip)) {
             self.withdrawn.insert(*eip, withdrawal(false));
         }
         let inherited = self.inherited.get_or_insert_default();
@@ -77,7 +78,27 @@ impl Ledger {
                 self.withdrawn.insert(eip, withdrawal(true));
             }
         }
-        self.announced = now;
+        let since = |eip: &IpAddr| self.announced.get(eip).copied().unwrap_or(generation);
+        let now = now.into_iter().map(|eip| {
+            let since = since(&eip).min(generation);
+            (eip, since)
+        });
+        self.announced = now.collect();
+    }
+
+    /// What is said about these EIPs, or to whom, is another thing with the next table.
+    pub(super) fn changes(&mut self, is_other: impl Fn(&IpAddr) -> bool) {
+        for (eip, since) in &mut self.announced {
+            if is_other(eip) {
+                *since = u64::MAX;
+            }
+        }
+    }
+
+    /// The table a peer has to have got to have this route: a change of others does not make it
+    /// one that is on its way.
+    pub(super) fn since(&self, eip: IpAddr) -> Option<u64> {
+        self.announced.get(&eip).copied()
     }
 
     /// Of these, what some peer has not been told about.
@@ -91,7 +112,7 @@ impl Ledger {
             if let Some(withdrawal) = self.withdrawn.get(*eip) {
                 return peers.iter().any(|peer| withdrawal.is_due_at(peer));
             }
-            let is_held = self.announced.contains(*eip)
+            let is_held = self.announced.contains_key(*eip)
                 || inherited.is_some_and(|inherited| inherited.contains(*eip));
             is_held && !peers.is_empty()
         };
@@ -171,6 +192,26 @@ mod tests {
         assert_eq!(ledger.lingering(&gone, &[up(2), up(3)]), eips(&[]));
         assert!(!ledger.settle(&[up(1)], now) && is_settling(&ledger));
         assert!(ledger.settle(&[up(2)], now) && !is_settling(&ledger));
+    }
+
+    #[test]
+    fn a_route_is_on_its_way_once_and_again_only_when_it_changes_itself() {
+        let now = Instant::now();
+        let mut ledger = Ledger::default();
+        let since = |ledger: &Ledger| {
+            let of = |last: u8| ledger.since(IpAddr::from([203, 0, 113, last]));
+            (of(1), of(2))
+        };
+        ledger.announced(eips(&[1]), 1, true, now);
+        ledger.announced(eips(&[1, 2]), 2, true, now);
+        assert_eq!(since(&ledger), (Some(1), Some(2)));
+        let second = eips(&[2]);
+        ledger.changes(|eip| second.contains(eip));
+        ledger.announced(eips(&[1, 2]), 3, true, now);
+        assert_eq!(since(&ledger), (Some(1), Some(3)));
+        ledger.announced(eips(&[2]), 4, true, now);
+        ledger.announced(eips(&[1, 2]), 5, true, now);
+        assert_eq!(since(&ledger), (Some(5), Some(3)));
     }
 
     #[test]

@@ -207,6 +207,7 @@ impl BgpAnnouncer {
             state.peers = peers;
             state.start_speaker(&self.0.settings);
             state.hand_over_peers();
+            state.ledger.changes(|_| true);
             state.publish(SystemTime::now());
         }
         drop(state);
@@ -323,7 +324,9 @@ impl Announcer for BgpAnnouncer {
         if is_same {
             return;
         }
-        state.wanted = wanted.clone();
+        let before = std::mem::replace(&mut state.wanted, wanted.clone());
+        let is_other = |eip: &IpAddr| before.wanted.get(eip) != wanted.wanted.get(eip);
+        state.ledger.changes(is_other);
         state.publish(SystemTime::now());
         drop(state);
         self.0.changed.notify_one();

@@ -167,7 +167,7 @@ pub(super) fn report(settings: &BgpSettings, state: &State, now: SystemTime) -> 
                     let look = Look {
                         eip: *eip,
                         announcement,
-                        generation,
+                        since: state.ledger.since(*eip).unwrap_or(generation),
                         now,
                     };
                     Some((
@@ -236,7 +236,8 @@ fn peers(state: &State, status: &SpeakerStatus) -> Vec<PeerReport> {
 struct Look<'a> {
     eip: IpAddr,
     announcement: &'a Announcement,
-    generation: u64,
+    /// The first table that has it as it is.
+    since: u64,
     now: SystemTime,
 }
 
@@ -280,7 +281,7 @@ fn route_state(
         Some(FamilySnapshot::Announced { .. }) => {
             if session
                 .settled_generation
-                .is_none_or(|settled| settled < look.generation)
+                .is_none_or(|settled| settled < look.since)
             {
                 RouteState::Pending
             } else if drain.is_some() {

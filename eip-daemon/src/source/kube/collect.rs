@@ -62,7 +62,8 @@ enum Said {
     Elsewhere(Elsewhere),
     /// Another node is to serve it, or none.
     NotHere,
-    Node(Box<(NetFact, NodeFact)>),
+    /// Its networks; of this node also what else it says.
+    Node(Box<(NetFact, Option<NodeFact>)>),
     Nets(NetFact),
     Peer(Box<PeerFact>),
     Refused(String),
@@ -168,14 +169,23 @@ impl Collection {
         self.listing.clear();
     }
 
-    pub(crate) fn take(&mut self, stream: Stream, change: Event<DynamicObject>, now: Instant) {
+    /// Takes a change in. `false`: the facts are what they were, as with the heartbeats of all nodes and
+    /// what this node itself writes about its bindings.
+    pub(crate) fn take(
+        &mut self,
+        stream: Stream,
+        change: Event<DynamicObject>,
+        now: Instant,
+    ) -> bool {
         match change {
             Event::Init => {
                 self.listing.insert(stream, BTreeMap::new());
+                return false;
             }
             Event::InitApply(object) => {
                 let (name, seen) = self.read(stream, object);
                 self.listing.entry(stream).or_default().insert(name, seen);
+                return false;
             }
             Event::InitDone => {
                 let listed = self.listing.remove(&stream).unwrap_or_default();
@@ -187,6 +197,10 @@ impl Collection {
             }
             Event::Apply(object) => {
                 let (name, seen) = self.read(stream, object);
+                if self.is_said_already(stream, &name, &seen) {
+                    self.seen.entry(stream).or_default().insert(name, seen);
+                    return false;
+                }
                 self.note_move(&name, &seen, now);
                 self.changing.remove(&name);
                 self.seen.entry(stream).or_default().insert(name, seen);
@@ -201,6 +215,19 @@ impl Collection {
                 }
             }
         }
+        true
+    }
+
+    /// The object says what it said before, and nowhere else is anything known of it.
+    fn is_said_already(&self, stream: Stream, name: &ObjectName, seen: &Seen) -> bool {
+        let of = |stream: Stream| self.seen.get(&stream).and_then(|seen| seen.get(name));
+        let is_elsewhere = match stream {
+            Stream::Bindings => of(Stream::OtherBindings).is_some(),
+            Stream::OtherBindings => of(Stream::Bindings).is_some(),
+            Stream::Nodes | Stream::ServiceCidrs | Stream::Peers => false,
+        };
+        let is_known = || self.changing.contains_key(name) || self.handed_over.contains_key(name);
+        of(stream).is_some_and(|before| before.said == seen.said) && !is_elsewhere && !is_known()
     }
 
     /// Remembers who has gone to another node.
@@ -296,7 +323,8 @@ impl Collection {
         let said = match stream {
             Stream::Bindings | Stream::OtherBindings => self.binding(&object),
             Stream::Nodes => typed::<Node, _>(object, |node| {
-                let said = node.node_fact();
+                let is_own = node.metadata.name.as_ref() == Some(&self.node);
+                let said = is_own.then(|| node.node_fact());
                 Ok(Said::Node(Box::new((node.into_fact(None)?, said))))
             }),
             Stream::ServiceCidrs => {
@@ -427,7 +455,7 @@ impl Collection {
                 Said::NotHere | Said::Elsewhere(_) => {}
                 Said::Node(said) => {
                     facts.nets.push(said.0.clone());
-                    facts.nodes.push(said.1.clone());
+                    facts.nodes.extend(said.1.clone());
                 }
                 Said::Nets(fact) => facts.nets.push(fact.clone()),
                 Said::Peer(fact) => facts.peers.push((**fact).clone()),

@@ -94,8 +94,13 @@ async fn run(client: Client, options: KubeOptions, sender: watch::Sender<Facts>)
             () = sender.closed() => break,
             Some(batch) = changes.next() => {
                 let now = Instant::now().into_std();
+                let mut is_other = false;
                 for (stream, change) in batch {
-                    collection.take(stream, change, now);
+                    is_other |= collection.take(stream, change, now);
+                }
+                // A cluster of a thousand nodes writes several of them a second.
+                if !is_other {
+                    continue;
                 }
             }
             () = tokio::time::sleep_until(wake) => collection.settle(Instant::now().into_std()),

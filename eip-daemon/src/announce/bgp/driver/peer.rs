@@ -387,7 +387,11 @@ impl PeerTask {
         let is_flushed = self.is_flushed();
         let is_new = self.status.send_if_modified(|status| {
             let before: State = status.session.state;
-            let settled_generation = snapshot.settled_generation.filter(|_| is_flushed);
+            // What an earlier look has seen written stays written for as long as the session lasts.
+            let known = status.session.settled_generation;
+            let known = known.filter(|_| is_same_session(&status.session, &snapshot));
+            let written = snapshot.settled_generation.filter(|_| is_flushed);
+            let settled_generation = written.or(known);
             let session = SessionSnapshot {
                 settled_generation,
                 ..snapshot.clone()
@@ -444,4 +448,9 @@ pub(super) async fn wait_until(deadline: Option<Instant>) {
         Some(deadline) => sleep_until(deadline.into()).await,
         None => pending().await,
     }
+}
+
+fn is_same_session(before: &SessionSnapshot, now: &SessionSnapshot) -> bool {
+    let is_up = [before.state, now.state] == [State::Established; 2];
+    is_up && before.counters.established == now.counters.established
 }

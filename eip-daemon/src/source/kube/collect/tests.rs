@@ -393,3 +393,41 @@ fn a_binding_that_was_never_here_or_is_deleted_is_not_sent_on() {
     }
     assert!(collection.facts().bindings.is_empty());
 }
+
+#[test]
+fn heartbeats_of_nodes_and_what_is_written_about_bindings_are_no_news() {
+    let node = |name: &str, beat: u64| {
+        json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": name, "resourceVersion": beat.to_string(), "labels": {"rack": "7"}},
+            "spec": {"podCIDRs": ["10.244.1.0/24"]},
+            "status": {"conditions": [{"type": "Ready", "lastHeartbeatTime": beat}]}
+        })
+    };
+    let mut collection = listed(&[
+        (Stream::Nodes, vec![node("other", 1)]),
+        (Stream::Bindings, vec![granted("b", 2, "here")]),
+    ]);
+    let before = collection.facts();
+    let mut take =
+        |stream, value| collection.take(stream, Event::Apply(object(value)), Instant::now());
+    assert!(!take(Stream::Nodes, node("other", 3)));
+    let mut reported = granted("b", 4, "here");
+    reported["status"]["conditions"] = json!([]);
+    assert!(!take(Stream::Bindings, reported.clone()));
+    assert!(take(Stream::Nodes, node("here", 5)), "a node that is new");
+    reported["status"]["vmAddress"] = json!("10.244.0.6");
+    assert!(take(Stream::Bindings, reported), "another address");
+    let after = collection.facts();
+    assert_eq!((before.nodes.len(), before.nets.len()), (0, 1));
+    let names: Vec<&str> = after.nodes.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["here"],
+        "labels and annotations of others are nobody's business here"
+    );
+    assert_eq!(
+        after.vms[0].interfaces[0].addresses,
+        ["10.244.0.6".parse::<IpAddr>().unwrap()]
+    );
+}
