@@ -66,6 +66,35 @@ pub struct AgentArgs {
     /// How the process runs.
     #[command(flatten)]
     pub process: ProcessArgs,
+    /// What kube-eip's agent understood and this one does not.
+    #[command(flatten)]
+    pub older: OlderArgs,
+}
+
+/// Flags of kube-eip's agent that mean nothing here. They are known in order to say what takes their place;
+/// `--internal-net`, `--gateway-ip`, `--gateway-dev`, `--eip-cidr` and `--log-level` mean what they meant.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "kube-eip")]
+pub struct OlderArgs {
+    /// Port of the gRPC server
+    #[arg(long, hide = true, value_name = "PORT")]
+    pub port: Option<String>,
+
+    /// Port of the web server
+    #[arg(long, hide = true, value_name = "PORT")]
+    pub webport: Option<String>,
+
+    /// What announces by BGP
+    #[arg(long, hide = true, value_name = "TYPE")]
+    pub bgp_type: Option<String>,
+
+    /// Whether BGP announces
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub bgp_enable: Option<String>,
+
+    /// Whether ARP is answered for elastic IPs
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub arp_poisoning: Option<String>,
 }
 
 /// Flags that describe the node and how it carries traffic; `check` takes them too.
@@ -358,23 +387,26 @@ pub struct ProcessArgs {
     )]
     pub l2_refresh: String,
 
-    /// What is logged: a level, or directives such as `info,eip_daemon::reconcile=debug`
-    #[arg(
-        long,
-        value_name = "FILTER",
-        env = "EIP_LOG_LEVEL",
-        default_value = "info"
-    )]
-    pub log_level: String,
+    /// What is logged.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Flags of the log of a process that stays.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// What is logged: a level, or directives such as `info,eip_daemon::reconcile=debug` [default: info]
+    #[arg(long = "log-level", value_name = "FILTER", env = "EIP_LOG_LEVEL")]
+    pub level: Option<String>,
 
     /// Form of the log
     #[arg(
-        long,
+        long = "log-format",
         value_name = "FORM",
         env = "EIP_LOG_FORMAT",
         default_value = "text"
     )]
-    pub log_format: LogFormat,
+    pub format: LogFormat,
 }
 
 /// Flags of `eip-daemon controller`.
@@ -417,23 +449,9 @@ pub struct ControllerArgs {
     )]
     pub http: String,
 
-    /// What is logged: a level, or directives
-    #[arg(
-        long,
-        value_name = "FILTER",
-        env = "EIP_LOG_LEVEL",
-        default_value = "info"
-    )]
-    pub log_level: String,
-
-    /// Form of the log
-    #[arg(
-        long,
-        value_name = "FORM",
-        env = "EIP_LOG_FORMAT",
-        default_value = "text"
-    )]
-    pub log_format: LogFormat,
+    /// What is logged.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// Form of the log.
@@ -571,14 +589,15 @@ mod tests {
             panic!("not the agent")
         };
         assert_eq!(agent.node.uplinks, ["eth1"]);
-        assert_eq!(agent.process.log_level, "debug");
+        assert_eq!(agent.process.log.level.as_deref(), Some("debug"));
     }
 
     #[test]
     fn every_flag_of_the_agent_can_come_from_the_environment() {
         let command = Cli::command();
         let agent = command.find_subcommand("agent").unwrap();
-        for arg in agent.get_arguments().filter(|arg| arg.get_id() != "help") {
+        let ours = |arg: &&clap::Arg| arg.get_id() != "help" && !arg.is_hide_set();
+        for arg in agent.get_arguments().filter(ours) {
             let env = arg
                 .get_env()
                 .unwrap_or_else(|| panic!("{} has none", arg.get_id()));

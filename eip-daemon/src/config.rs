@@ -8,9 +8,11 @@
 mod bgp;
 mod grpc;
 mod node;
+mod older;
 mod value;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -32,7 +34,12 @@ pub struct Discovered {
     pub host_name: String,
     /// Interfaces, addresses and default routes.
     pub view: NetworkView,
+    /// Variables that begin with [`OLDER_PREFIX`].
+    pub older_variables: BTreeMap<String, String>,
 }
+
+/// What variables of kube-eip's agent begin with.
+pub use older::PREFIX as OLDER_PREFIX;
 
 /// Where facts come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +99,8 @@ pub struct AgentOptions {
     pub max_flows: u32,
     /// Longest time between two comparisons with the kernel.
     pub resync: Duration,
+    /// What is logged.
+    pub log_level: String,
     /// How host routes are announced.
     pub bgp: BgpSettings,
     /// How often EIPs are told on layer 2.
@@ -164,7 +173,8 @@ pub struct NodeConfig {
 /// Every problem of the flags together.
 pub fn resolve_node(args: &NodeArgs, found: &Discovered) -> Result<NodeConfig, ConfigError> {
     let mut findings = Findings::default();
-    let config = node::node(args, found, &mut findings);
+    let args = older::node(args, &found.older_variables, &mut findings);
+    let config = node::node(&args, found, &mut findings);
     findings.into_result(config).map(|(mut config, notices)| {
         config.notices = notices;
         config
@@ -180,7 +190,9 @@ pub fn resolve_agent(
     found: &Discovered,
 ) -> Result<(NodeConfig, AgentOptions), ConfigError> {
     let mut findings = Findings::default();
-    let config = node::node(&args.node, found, &mut findings);
+    older::refuse(&args.older, &mut findings);
+    let of_node = older::node(&args.node, &found.older_variables, &mut findings);
+    let config = node::node(&of_node, found, &mut findings);
     let settings = config.as_ref().map(|config| &config.settings);
     let node = bgp::Node {
         name: settings.map_or("", |settings| settings.node_name.as_str()),
@@ -189,7 +201,8 @@ pub fn resolve_agent(
     };
     let bgp = bgp::bgp(&args.bgp, &node, found, &mut findings);
     let grpc = grpc::grpc(&args.grpc, &mut findings);
-    let options = options(&args.process, bgp, grpc, &mut findings);
+    let log_level = older::log_level(&args.process.log, &found.older_variables, &mut findings);
+    let options = options(&args.process, log_level, bgp, grpc, &mut findings);
     let ((mut config, options), notices) = findings.into_result(config.zip(options))?;
     config.notices = notices;
     Ok((config, options))
@@ -206,7 +219,8 @@ pub fn resolve_controller(
     let mut findings = Findings::default();
     let http = findings.keep("--http", value::http(&args.http));
     let lease = findings.keep("--lease-duration", value::lease(&args.lease_duration));
-    findings.keep("--log-level", value::log_level(&args.log_level));
+    let log_level = older::log_level(&args.log, &BTreeMap::new(), &mut findings);
+    findings.keep("--log-level", value::log_level(&log_level));
     let given = args.identity.as_deref().unwrap_or_default().trim();
     let identity = if given.is_empty() { host_name } else { given };
     if identity.is_empty() {
@@ -214,6 +228,7 @@ pub fn resolve_controller(
     }
     let options = http.zip(lease).map(|(http, duration)| ControllerOptions {
         kubeconfig: args.kubeconfig.clone(),
+        log_level,
         namespace: args.namespace.clone(),
         identity: identity.to_owned(),
         timing: Timing {
@@ -264,6 +279,7 @@ impl Findings {
 
 fn options(
     args: &ProcessArgs,
+    log_level: String,
     bgp: Option<BgpSettings>,
     grpc: Option<GrpcListen>,
     findings: &mut Findings,
@@ -284,7 +300,7 @@ fn options(
     }
     let resync = findings.keep("--resync", value::resync(&args.resync));
     let l2_refresh = findings.keep("--l2-refresh", value::l2_refresh(&args.l2_refresh));
-    findings.keep("--log-level", value::log_level(&args.log_level));
+    findings.keep("--log-level", value::log_level(&log_level));
     let fence = source
         .as_ref()
         .zip(resync)
@@ -302,6 +318,7 @@ fn options(
         max_flows: args.max_flows,
         resync: resync?,
         bgp: bgp?,
+        log_level,
         l2: L2Settings {
             repeat: args.l2_repeat,
             refresh: l2_refresh?,

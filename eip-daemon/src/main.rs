@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    env, fs,
     io::{self, Write as _},
     process::ExitCode,
 };
@@ -13,7 +13,9 @@ use clap::Parser as _;
 use eip_daemon::{
     agent, check, cleanup,
     cli::{AgentArgs, CheckArgs, CleanupArgs, Cli, Command, ControllerArgs, ImportArgs},
-    config::{ConfigError, Discovered, resolve_agent, resolve_controller, resolve_node},
+    config::{
+        ConfigError, Discovered, OLDER_PREFIX, resolve_agent, resolve_controller, resolve_node,
+    },
     controller, dataplane, import, logging,
     source::objects,
 };
@@ -44,6 +46,10 @@ async fn discover() -> Result<Discovered> {
     Ok(Discovered {
         host_name: host_name(),
         view,
+        older_variables: env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, _)| name.starts_with(OLDER_PREFIX))
+            .collect(),
     })
 }
 
@@ -55,7 +61,7 @@ fn host_name() -> String {
 async fn run_controller(args: ControllerArgs) -> Result<ExitCode> {
     let options = resolve_controller(&args, &host_name())?;
     // A controller needs no change of its level while it runs: it is restarted without harm.
-    let _level = logging::start(&args.log_level, args.log_format)?;
+    let _level = logging::start(&options.log_level, args.log.format)?;
     controller::run(options).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -63,7 +69,7 @@ async fn run_controller(args: ControllerArgs) -> Result<ExitCode> {
 async fn run_agent(args: AgentArgs) -> Result<ExitCode> {
     let found = discover().await?;
     let (node, options) = resolve_agent(&args, &found)?;
-    let log_level = logging::start(&args.process.log_level, args.process.log_format)?;
+    let log_level = logging::start(&options.log_level, args.process.log.format)?;
     agent::run(node, options, log_level).await?;
     Ok(ExitCode::SUCCESS)
 }

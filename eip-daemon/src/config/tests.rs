@@ -42,6 +42,7 @@ fn node() -> Discovered {
     Discovered {
         host_name: "Node-A".into(),
         view,
+        ..Discovered::default()
     }
 }
 
@@ -436,5 +437,115 @@ fn a_node_falls_silent_after_five_minutes_in_a_cluster_and_never_with_a_director
     ] {
         let error = with(source, more).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+/// The node, with variables of kube-eip's agent.
+fn node_of_the_older_agent(variables: &[(&str, &str)]) -> Discovered {
+    let variables = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Discovered {
+        older_variables: variables.collect(),
+        ..node()
+    }
+}
+
+/// As in the `ConfigMap` that kube-eip ships.
+const OLDER: [(&str, &str); 6] = [
+    ("AGENT_SVC_NET", "10.96.0.0/12"),
+    ("AGENT_POD_NET", "10.244.0.0/16"),
+    ("AGENT_EIP_NET", "198.51.100.0/24"),
+    ("AGENT_EIP_GW_IP", "192.0.2.1"),
+    ("AGENT_EIP_GW_DEV", "eth1"),
+    ("AGENT_LOG_LEVEL", "debug"),
+];
+
+#[test]
+fn an_agent_starts_with_the_variables_of_kube_eips_agent_alone() {
+    let found = node_of_the_older_agent(&OLDER);
+    let (config, options) = resolve(&found, &["--source=kube"]).unwrap();
+    let settings = &config.settings;
+    let texts =
+        |nets: &[ipnet::IpNet]| -> Vec<String> { nets.iter().map(ToString::to_string).collect() };
+    assert_eq!(texts(&settings.eip_cidrs), ["198.51.100.0/24"]);
+    assert_eq!(
+        texts(&settings.internal_nets),
+        ["10.244.0.0/16", "10.96.0.0/12"]
+    );
+    assert_eq!(settings.gateway4, Some([192, 0, 2, 1].into()));
+    assert_eq!(settings.uplinks, ["eth1"]);
+    assert_eq!(options.log_level, "debug");
+    for (name, _) in OLDER {
+        let is_named = |notice: &super::Notice| notice.flag == name;
+        assert!(config.notices.iter().any(is_named), "{name}");
+    }
+}
+
+#[test]
+fn what_is_given_under_our_names_wins_over_kube_eips_variables() {
+    let found = node_of_the_older_agent(&OLDER);
+    let mut flags = GOOD.to_vec();
+    flags.extend([
+        "--uplink=eth0",
+        "--gateway-ip=192.0.2.129",
+        "--log-level=warn",
+    ]);
+    let (config, options) = resolve(&found, &flags).unwrap();
+    assert_eq!(config.settings.uplinks, ["eth0"]);
+    assert_eq!(config.settings.eip_cidrs[0].to_string(), "203.0.113.0/24");
+    assert_eq!(config.settings.internal_nets.len(), 1);
+    assert_eq!(options.log_level, "warn");
+    assert!(
+        config
+            .notices
+            .iter()
+            .all(|one| !one.flag.starts_with("AGENT_"))
+    );
+}
+
+#[test]
+fn empty_variables_of_kube_eip_mean_not_given() {
+    let empty = OLDER.map(|(name, _)| (name, " "));
+    let (config, options) = resolve(&node_of_the_older_agent(&empty), &GOOD).unwrap();
+    assert_eq!(options.log_level, "info");
+    assert!(
+        config
+            .notices
+            .iter()
+            .all(|one| !one.flag.starts_with("AGENT_"))
+    );
+}
+
+#[test]
+fn flags_of_kube_eip_that_mean_nothing_here_name_what_takes_their_place() {
+    let cases: [(&[&str], &str, &str); 7] = [
+        (
+            &["--port", "6127"],
+            "--port",
+            "--grpc-listen 127.0.0.1:6127",
+        ),
+        (&["--webport=80"], "--webport", "eipctl list"),
+        (&["--bgp-type", "none"], "--bgp-type", "--announce l2"),
+        (&["--bgp-type=gobgp"], "--bgp-type", "BgpPeer"),
+        (&["--bgp-enable"], "--bgp-enable", "--announce bgp"),
+        (&["--arp-poisoning"], "--arp-poisoning", "--announce l2"),
+        (
+            &["--arp-poisoning=false"],
+            "--arp-poisoning",
+            "leave it out",
+        ),
+    ];
+    for (older, flag, cure) in cases {
+        let mut flags = GOOD.to_vec();
+        flags.extend(older);
+        let problems = resolve(&node(), &flags).unwrap_err().problems;
+        assert_eq!(problems.len(), 1, "{older:?}: {problems:?}");
+        assert_eq!(problems[0].flag, flag);
+        assert!(
+            problems[0].text.contains(cure),
+            "{older:?}: {}",
+            problems[0]
+        );
     }
 }

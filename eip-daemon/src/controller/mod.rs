@@ -62,6 +62,8 @@ const BATCH: usize = 1024;
 pub struct ControllerOptions {
     /// The kubeconfig; the surroundings decide without one.
     pub kubeconfig: Option<PathBuf>,
+    /// What is logged.
+    pub log_level: String,
     /// Namespace of the Lease.
     pub namespace: String,
     /// Who this is among several controllers.
