@@ -481,14 +481,13 @@ fn ipv6_chain<B: Bytes + ?Sized>(bytes: &B, l3: usize, first: u8, len: u32) -> O
         id: [0; 4],
     };
     let mut left = len.checked_sub(40)?;
+    if !chain.goes_on() {
+        return Some(chain);
+    }
+    // Asked at the end of each turn, so that a jump with a condition leads back: verifiers before 6.3 take a loop that
+    // begins where its end falls through for one without end.
     let mut followed = 0;
-    while followed <= MAX_EXTENSIONS {
-        if !is_ipv6_extension(chain.protocol) || chain.fragment == Fragment::Later {
-            return Some(chain);
-        }
-        if followed == MAX_EXTENSIONS {
-            return None;
-        }
+    loop {
         let header: [u8; 8] = sized(bytes, chain.l4, left)?;
         let size = match chain.protocol {
             protocol::FRAGMENT => {
@@ -504,8 +503,21 @@ fn ipv6_chain<B: Bytes + ?Sized>(bytes: &B, l3: usize, first: u8, len: u32) -> O
         chain.l4 += size as usize;
         chain.protocol = header[0];
         followed += 1;
+        if !chain.goes_on() {
+            return Some(chain);
+        }
+        if followed == MAX_EXTENSIONS {
+            return None;
+        }
     }
-    None
+}
+
+impl Chain {
+    /// Whether another extension header stands where it has got to.
+    #[inline(always)]
+    fn goes_on(&self) -> bool {
+        is_ipv6_extension(self.protocol) && self.fragment != Fragment::Later
+    }
 }
 
 #[inline(always)]
@@ -680,14 +692,12 @@ pub fn ipv6_quoted<B: Bytes + ?Sized>(bytes: &B, l3: usize, available: u32) -> O
     if header[0] >> 4 != 6 || available < 40 {
         return None;
     }
-    let opaque = Quoted::opaque(header[6], l3 + IPV6_LEN);
-    let Some(chain) = ipv6_chain(bytes, l3, header[6], available) else {
-        return Some(opaque);
-    };
     // ICMP means nothing inside IPv6.
-    if chain.fragment == Fragment::Later || chain.protocol == protocol::ICMP {
-        return Some(opaque);
-    }
+    let chain = ipv6_chain(bytes, l3, header[6], available)
+        .filter(|chain| chain.fragment != Fragment::Later && chain.protocol != protocol::ICMP);
+    let Some(chain) = chain else {
+        return Some(Quoted::opaque(header[6], l3 + IPV6_LEN));
+    };
     #[expect(clippy::cast_possible_truncation, reason = "inside the packet")]
     let before = (chain.l4 - l3) as u32;
     let left = available.checked_sub(before)?;

@@ -35,7 +35,7 @@ use eip_common::{
 
 use crate::{
     packet::{Frame, Skb},
-    too_large::TOO_LARGE,
+    too_large::{TOO_LARGE, TOO_LARGE_FRAME},
     uplink::{Carries, carries},
     verdict::Verdict,
 };
@@ -70,8 +70,14 @@ mod verdict;
 fn eip_uplink_xdp(context: XdpContext) -> u32 {
     let frame = Frame::new(&context);
     match carries(frame.view()) {
-        Carries::Ipv4 => uplink::classify::<Ipv4Wire>(&frame),
-        Carries::Ipv6 => uplink::classify::<Ipv6Wire>(&frame),
+        Carries::Ipv4 => match uplink::classify::<Ipv4Wire>(&frame) {
+            TOO_LARGE_FRAME => too_large::in_xdp::<Ipv4Wire>(&frame),
+            action => action,
+        },
+        Carries::Ipv6 => match uplink::classify::<Ipv6Wire>(&frame) {
+            TOO_LARGE_FRAME => too_large::in_xdp::<Ipv6Wire>(&frame),
+            action => action,
+        },
         Carries::Tag => Verdict::of(Reason::Tagged).finish_xdp(Hook::UplinkXdp, &frame),
         Carries::Arp | Carries::Other => {
             Verdict::of(Reason::NotIp).finish_xdp(Hook::UplinkXdp, &frame)

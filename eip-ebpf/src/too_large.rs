@@ -58,18 +58,27 @@ fn within_the_rate() -> u32 {
     }
 }
 
-/// A frame in XDP that is longer than the link of its binding. What becomes of it; the answer stands in its
-/// place then.
-#[inline(always)]
-pub(crate) fn in_xdp<A: Family>(frame: &Frame<'_>, mtu: u32, slot: u32) -> Verdict {
-    match judge_frame::<A>(frame, mtu) {
-        NO => Verdict::of_binding(Reason::LeftToTc, slot),
-        OVER_THE_RATE => Verdict::of_binding(Reason::TooLargeDropped, slot),
-        _ if replace_frame::<A>(frame, mtu) => {
-            Verdict::redirected(Reason::TooLargeAnswered, slot, SEND_BACK)
+/// What [`crate::uplink::classify`] gives instead of an action: the frame is longer than the link of its
+/// binding, and has not been counted. No action of XDP is this number.
+pub(crate) const TOO_LARGE_FRAME: u32 = u32::MAX;
+
+/// Such a frame in XDP, to its end. Reads it once more, as [`in_tc`] does and for its reason.
+#[inline(never)]
+pub(crate) fn in_xdp<A: Family>(frame: &Frame<'_>) -> u32 {
+    let mut link = Link {
+        slot: NO_SLOT,
+        mtu: 0,
+    };
+    find_link::<A, _>(frame, &mut link);
+    let verdict = match judge_frame::<A>(frame, link.mtu) {
+        YES if link.mtu != 0 && replace_frame::<A>(frame, link.mtu) => {
+            Verdict::redirected(Reason::TooLargeAnswered, link.slot, SEND_BACK)
         }
-        _ => Verdict::of_binding(Reason::RewriteFailed, slot),
-    }
+        YES if link.mtu != 0 => Verdict::of_binding(Reason::RewriteFailed, link.slot),
+        OVER_THE_RATE => Verdict::of_binding(Reason::TooLargeDropped, link.slot),
+        _ => Verdict::of_binding(Reason::LeftToTc, link.slot),
+    };
+    verdict.finish_xdp(Hook::UplinkXdp, frame)
 }
 
 #[inline(never)]
@@ -112,7 +121,7 @@ pub(crate) fn in_tc<A: Family>(skb: &Skb<'_>, hook: Hook) -> i32 {
         slot: NO_SLOT,
         mtu: 0,
     };
-    find_link::<A>(skb, &mut link);
+    find_link::<A, _>(skb, &mut link);
     let reason = answer::<A>(skb, link.mtu);
     let verdict = match reason {
         Reason::TooLargeAnswered => Verdict::redirected(reason, link.slot, skb.send_back()),
@@ -149,8 +158,8 @@ struct Link {
 }
 
 #[inline(never)]
-fn find_link<A: Family>(skb: &Skb<'_>, link: &mut Link) {
-    if let Some((_, eip)) = A::addresses(&skb.view())
+fn find_link<A: Family, P: Captured>(packet: &P, link: &mut Link) {
+    if let Some((_, eip)) = A::addresses(&packet.bytes())
         && let Some((slot, mtu)) = A::link(eip)
     {
         *link = Link { slot, mtu };

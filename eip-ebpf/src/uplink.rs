@@ -17,7 +17,7 @@ use crate::{
     maps,
     packet::{Frame, Skb, View},
     rewrite::{Change, Hop, translate_frame},
-    too_large::{self, TOO_LARGE},
+    too_large::{TOO_LARGE, TOO_LARGE_FRAME},
     verdict::Verdict,
 };
 
@@ -94,37 +94,40 @@ fn received<A: Family>(skb: &Skb<'_>) -> Option<Verdict> {
     Some(carry_out(skb, headers, &plan))
 }
 
-/// XDP, to its end.
+/// XDP, to its end, or [`TOO_LARGE_FRAME`].
 #[inline(never)]
 pub(crate) fn classify<A: Family>(frame: &Frame<'_>) -> u32 {
-    classified::<A>(frame).finish_xdp(Hook::UplinkXdp, frame)
+    match classified::<A>(frame) {
+        Some(verdict) => verdict.finish_xdp(Hook::UplinkXdp, frame),
+        None => TOO_LARGE_FRAME,
+    }
 }
 
 /// Carries what the express lane may carry. Whatever it is not sure of it leaves to tc unchanged.
 #[inline(always)]
-fn classified<A: Family>(frame: &Frame<'_>) -> Verdict {
+fn classified<A: Family>(frame: &Frame<'_>) -> Option<Verdict> {
     let view = frame.view();
     let Some((_, destination)) = A::addresses(&view) else {
-        return Verdict::of(Reason::NotIp);
+        return Some(Verdict::of(Reason::NotIp));
     };
     let binding = A::binding(destination);
     let Some(binding) = &binding else {
-        return Verdict::of(Reason::NotEip);
+        return Some(Verdict::of(Reason::NotEip));
     };
     let is_large = view.l3_len() > binding.mtu && binding.delivery != Delivery::Stack as u8;
     let is_express = binding.delivery == Delivery::Xdp as u8;
     if !(is_large || is_express) || maps::is_fenced(binding.slot) {
-        return Verdict::of_binding(Reason::LeftToTc, binding.slot);
+        return Some(Verdict::of_binding(Reason::LeftToTc, binding.slot));
     }
     if is_large {
-        return too_large::in_xdp::<A>(frame, binding.mtu, binding.slot);
+        return None;
     }
-    match &A::plain_headers(view, view.l3_len()) {
+    Some(match &A::plain_headers(view, view.l3_len()) {
         Ok(headers) if may_take_express(headers, binding) => express(frame, headers, binding),
         Ok(_) | Err(ParseError::Malformed | ParseError::NotIp) => {
             Verdict::of_binding(Reason::LeftToTc, binding.slot)
         }
-    }
+    })
 }
 
 /// The express lane is for what needs neither state nor an answer nor a second look.
