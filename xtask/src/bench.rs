@@ -21,7 +21,7 @@ pub(crate) struct Args {
 enum Subject {
     /// Nanoseconds per packet over a no-op program, by path and number of bindings
     Packet,
-    /// How fast BIRD learns and forgets routes from the speaker, beside other speakers
+    /// How fast BIRD learns and forgets routes from the speaker, beside other speakers; bind to UPDATE
     Bgp,
     /// A cluster's control side: start to in-sync, memory, CPU, requests, `kubectl apply` to BIRD
     ///
@@ -70,7 +70,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     })?;
     match &args.what {
         Subject::Bgp => cargo("build")
-            .args(["--release", "--package", "eip-interop-tests", "--bins"])
+            .args(["--release", "--package", "eip-interop-tests"])
+            .args(["--package", "eip-daemon", "--bins"])
             .run()
             .and_then(|()| {
                 cargo("run")

@@ -6,6 +6,7 @@
 //! asserted.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod capture;
 mod senders;
 
@@ -37,6 +38,9 @@ struct Options {
     /// Numbers of routes.
     #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000")]
     routes: Vec<u32>,
+    /// Elastic IPs that are bound one after the other.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u8).range(1..=200))]
+    binds: u8,
 }
 
 /// One way of one round.
@@ -85,7 +89,9 @@ fn main() -> anyhow::Result<()> {
             }
         }
     }
-    four_peers()
+    agent::binds(options.binds)?;
+    four_peers()?;
+    agent::bfd_beside_bulk_work()
 }
 
 fn round(kind: Kind, count: u32) -> anyhow::Result<Round> {

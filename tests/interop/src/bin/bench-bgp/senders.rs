@@ -373,7 +373,7 @@ fn withdrawals(count: u32) -> Vec<u8> {
     bytes
 }
 
-fn set_as(open: &mut [u8], asn: u16) {
+pub(crate) fn set_as(open: &mut [u8], asn: u16) {
     if let Some(field) = open.get_mut(20..22) {
         field.copy_from_slice(&asn.to_be_bytes());
     }
