@@ -114,6 +114,10 @@ impl Drop for Process {
             let _gone = self.child.kill();
             let _gone = self.child.wait();
         }
+        // What libfaketime shares between processes outlives one that is killed; others have none.
+        for name in ["faketime_shm", "sem.faketime_sem"] {
+            let _gone = fs::remove_file(format!("/dev/shm/{name}_{}", self.child.id()));
+        }
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
