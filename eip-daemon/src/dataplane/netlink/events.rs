@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc, time::Duration};
 
 use eip_common::addr::Mac;
-use futures::{StreamExt as _, channel::mpsc::UnboundedReceiver};
+use futures::{FutureExt as _, StreamExt as _, channel::mpsc::UnboundedReceiver};
 use rtnetlink::{
     MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
@@ -74,9 +74,11 @@ async fn forward(mut messages: Messages, events: &Notify) {
     let mut known = KnownNeighbours::default();
     loop {
         while let Some((message, _)) = messages.next().await {
-            if known.is_news(&message.payload) {
+            let mut is_news = known.is_news(&message.payload);
+            while is_news {
                 events.notify_one();
                 time::sleep(SETTLE).await;
+                is_news = take_what_came(&mut messages, &mut known);
             }
         }
         tracing::debug!("netlink event socket closed, opening it again");
@@ -84,6 +86,16 @@ async fn forward(mut messages: Messages, events: &Notify) {
         known = KnownNeighbours::default();
         events.notify_one();
     }
+}
+
+/// Empties the queue; whether anything in it was news. One look answers all of it: a burst must not be worked
+/// off message by message.
+fn take_what_came(messages: &mut Messages, known: &mut KnownNeighbours) -> bool {
+    let mut is_news = false;
+    while let Some(Some((message, _))) = messages.next().now_or_never() {
+        is_news |= known.is_news(&message.payload);
+    }
+    is_news
 }
 
 async fn reopen() -> Messages {
@@ -141,16 +153,21 @@ impl KnownNeighbours {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use futures::channel::mpsc;
     use rtnetlink::{
-        packet_core::NetlinkPayload,
+        packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload},
         packet_route::{
             RouteNetlinkMessage,
             link::LinkMessage,
             neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
         },
+        sys::SocketAddr,
     };
+    use tokio::{sync::Notify, time};
 
-    use super::KnownNeighbours;
+    use super::{KnownNeighbours, forward};
 
     fn neighbour(state: NeighbourState, mac: Option<u8>) -> NetlinkPayload<RouteNetlinkMessage> {
         let mut message = NeighbourMessage::default();
@@ -190,5 +207,42 @@ mod tests {
         let mut known = KnownNeighbours::default();
         assert!(known.is_news(&NetlinkPayload::InnerMessage(message.clone())));
         assert!(known.is_news(&NetlinkPayload::InnerMessage(message)));
+    }
+
+    /// How often somebody who looks at once, whenever told to, looks within `time`.
+    async fn looks_within(duration: Duration, events: &Notify) -> usize {
+        let end = time::Instant::now() + duration;
+        let mut looks = 0;
+        while time::timeout_at(end, events.notified()).await.is_ok() {
+            looks += 1;
+        }
+        looks
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_is_looked_at_as_one_and_nothing_after_it_is_missed() {
+        let (sender, messages) = mpsc::unbounded();
+        let send = |count| {
+            for _ in 0..count {
+                let link = RouteNetlinkMessage::NewLink(LinkMessage::default());
+                let payload = NetlinkPayload::InnerMessage(link);
+                let message = NetlinkMessage::new(NetlinkHeader::default(), payload);
+                sender
+                    .unbounded_send((message, SocketAddr::new(0, 0)))
+                    .unwrap();
+            }
+        };
+        let events = Arc::new(Notify::new());
+        let told = Arc::clone(&events);
+        let task = tokio::spawn(async move { forward(messages, &told).await });
+        let second = Duration::from_secs(1);
+
+        send(10_000);
+        // Once for its first message, once for what came until the end of the first look.
+        assert_eq!(looks_within(second, &events).await, 2);
+        assert_eq!(looks_within(second, &events).await, 0);
+        send(1);
+        assert_eq!(looks_within(second, &events).await, 1);
+        task.abort();
     }
 }
