@@ -8,7 +8,7 @@ use eip_lab::wait::{pause, wait_until};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use crate::{SOON, across, options, scenarios, start};
+use crate::{SOON, across, options, scenarios, start, turn};
 
 /// Far more than three packets, far less than the hold time.
 const FAST: Duration = Duration::from_mins(1);
@@ -198,17 +198,20 @@ fn planned_stop(bench: &Bench, router: &Router<'_>) {
 
 /// Two hundred thousand routes are put together, compared and written meanwhile.
 fn bulk(bench: &Bench, router: &Router<'_>) {
+    let _turn = turn();
     let mut speaker = up_with(bench, router, AT_1_S);
     for count in [50_000, 1, 50_000, 1] {
         speaker.ask(&format!("routes {count}")).unwrap();
         pause(Duration::from_millis(700));
     }
-    router.wait_known(1, 1, Duration::from_mins(1)).unwrap();
+    let settled = router.wait_known(1, 1, Duration::from_mins(5));
     let peer = speaker.peer().unwrap();
     assert_eq!(
         (&peer["bfd"]["lost"], &peer["counters"]["lost"]),
-        (&0.into(), &0.into())
+        (&0.into(), &0.into()),
+        "{peer:#}"
     );
+    settled.unwrap_or_else(|error| panic!("{error:#}: {peer:#}"));
 }
 
 /// Only BIRD can be told to watch a neighbour without a BGP session.

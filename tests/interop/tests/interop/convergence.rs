@@ -5,7 +5,7 @@ use std::time::Duration;
 use eip_interop_tests::{Bench, Router, RouterOptions, Shape, SpeakerProcess};
 use eip_lab::wait::wait_until;
 
-use crate::{FIRST, SOON, SPEAKER, options, scenarios, start};
+use crate::{FIRST, SOON, SPEAKER, options, scenarios, start, turn};
 
 scenarios! {
     a_hundred_thousand_routes_of_each_family_arrive_and_leave: super::Shape::Wire,
@@ -20,6 +20,7 @@ scenarios! {
 }
 
 fn many(bench: &Bench, router: &Router<'_>) {
+    let _turn = turn();
     let limit = Duration::from_mins(5);
     let mut speaker = start(bench, &[]);
     speaker.ask("routes 100000").unwrap();

@@ -4,6 +4,7 @@
 #![cfg(test)]
 #![forbid(unsafe_code)]
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use eip_interop_tests::{Bench, Kind, Known, Router, RouterOptions, Shape, SpeakerProcess};
@@ -20,6 +21,14 @@ const SPEAKER: &str = env!("CARGO_BIN_EXE_eip-test-speaker");
 /// How long anything may take that has to come, on a machine that is busy with other things.
 const SOON: Duration = Duration::from_mins(1);
 const FIRST: &str = "100.64.0.0";
+
+/// Scenarios with tens of thousands of routes take turns: side by side they would measure what two
+/// cores can do for all of them.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    // One that failed is no reason for the next to fail.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A router of this kind can be run here.
 fn require(kind: Kind) {
