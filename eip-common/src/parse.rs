@@ -59,6 +59,12 @@ pub mod protocol {
 pub trait Bytes {
     /// The `N` bytes at `offset`, if the packet has them.
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// See [`Chain::follow`]. The kernel programs have a function of their own for it.
+    #[inline(always)]
+    fn chain(&self, l3: u32, first: u8, len: u32) -> Option<Chain> {
+        Chain::follow(self, l3, first, len)
+    }
 }
 
 impl Bytes for [u8] {
@@ -453,70 +459,106 @@ const ROUTING: u8 = 43;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
-/// What stands behind the fixed header of an IPv6 packet.
-///
-/// First what `Option` takes its niche from: BTF has no words for an enum whose discriminant stands
-/// elsewhere, and describes the types of every function that is not inlined.
+/// Where the extension headers of an IPv6 packet lead to (RFC 8200 section 4): its transport header, or the
+/// rest of a datagram behind a fragment header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
-struct Chain {
-    fragment: Fragment,
+pub struct Chain {
+    /// Where that stands.
+    l4: u32,
+    /// What it is.
     protocol: u8,
+    fragment: Fragment,
+    /// Of the datagram, when this is a fragment.
     id: [u8; 4],
-    l4: usize,
-}
-
-/// Follows extension headers (RFC 8200 section 4) from the fixed header at `l3` to the transport header,
-/// or to the fragment header of a later fragment. `None` for a chain that is cut short, longer than
-/// [`MAX_EXTENSIONS`], or that routes through the destination: its checksum would be about an address
-/// that stands elsewhere (RFC 8200 section 8.1), and the VM is no router (RFC 5095).
-///
-/// Not inlined: the programs call it from several places and have little stack.
-#[inline(never)]
-fn ipv6_chain<B: Bytes + ?Sized>(bytes: &B, l3: usize, first: u8, len: u32) -> Option<Chain> {
-    let mut chain = Chain {
-        protocol: first,
-        l4: l3 + IPV6_LEN,
-        fragment: Fragment::Whole,
-        id: [0; 4],
-    };
-    let mut left = len.checked_sub(40)?;
-    if !chain.goes_on() {
-        return Some(chain);
-    }
-    // Asked at the end of each turn, so that a jump with a condition leads back: verifiers before 6.3 take a loop that
-    // begins where its end falls through for one without end.
-    let mut followed = 0;
-    loop {
-        let header: [u8; 8] = sized(bytes, chain.l4, left)?;
-        let size = match chain.protocol {
-            protocol::FRAGMENT => {
-                chain.fragment = ipv6_fragment(&header);
-                chain.id = [header[4], header[5], header[6], header[7]];
-                8
-            }
-            ROUTING if header[3] != 0 => return None,
-            AUTHENTICATION => (u32::from(header[1]) + 2) * 4,
-            _ => (u32::from(header[1]) + 1) * 8,
-        };
-        left = left.checked_sub(size)?;
-        chain.l4 += size as usize;
-        chain.protocol = header[0];
-        followed += 1;
-        if !chain.goes_on() {
-            return Some(chain);
-        }
-        if followed == MAX_EXTENSIONS {
-            return None;
-        }
-    }
 }
 
 impl Chain {
+    /// Follows the headers of the packet at `l3`, of which `first` is the first and `len` bytes are there. `None`
+    /// for a chain that is cut short, longer than [`MAX_EXTENSIONS`], or that routes through the destination: its
+    /// checksum would be about an address that stands elsewhere (RFC 8200 section 8.1), and the VM is no router
+    /// (RFC 5095).
+    #[inline(always)]
+    #[must_use]
+    pub fn follow<B: Bytes + ?Sized>(bytes: &B, l3: u32, first: u8, len: u32) -> Option<Self> {
+        let mut left = len.checked_sub(40)?;
+        let mut chain = Self {
+            l4: l3 + 40,
+            protocol: first,
+            fragment: Fragment::Whole,
+            id: [0; 4],
+        };
+        if !chain.goes_on() {
+            return Some(chain);
+        }
+        // Asked at the end of each turn, so that a jump with a condition leads back: verifiers before 6.3 take a
+        // loop that begins where its end falls through for one without end.
+        let mut followed = 0;
+        loop {
+            let header: [u8; 8] = sized(bytes, chain.l4 as usize, left)?;
+            let size = match chain.protocol {
+                protocol::FRAGMENT => {
+                    chain.fragment = ipv6_fragment(&header);
+                    chain.id = [header[4], header[5], header[6], header[7]];
+                    8
+                }
+                ROUTING if header[3] != 0 => return None,
+                AUTHENTICATION => (u32::from(header[1]) + 2) * 4,
+                _ => (u32::from(header[1]) + 1) * 8,
+            };
+            left = left.checked_sub(size)?;
+            chain.l4 += size;
+            chain.protocol = header[0];
+            followed += 1;
+            if !chain.goes_on() {
+                return Some(chain);
+            }
+            if followed == MAX_EXTENSIONS {
+                return None;
+            }
+        }
+    }
+
     /// Whether another extension header stands where it has got to.
     #[inline(always)]
     fn goes_on(&self) -> bool {
         is_ipv6_extension(self.protocol) && self.fragment != Fragment::Later
+    }
+
+    /// As one number, which is never 0. A function of a kernel program that is verified on its own can give no more
+    /// than that, and hides behind it which way through the headers led to it.
+    #[inline(always)]
+    #[must_use]
+    pub fn pack(self) -> u64 {
+        let fragment = match self.fragment {
+            Fragment::Whole => 0,
+            Fragment::First => 1,
+            Fragment::Later => 2,
+        };
+        // At most 54 and seven headers of 2048 bytes: 14 bits.
+        u64::from(self.l4) << 48
+            | fragment << 40
+            | u64::from(self.protocol) << 32
+            | u64::from(u32::from_be_bytes(self.id))
+    }
+
+    /// What [`Chain::pack`] made a number of; `None` of 0.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "cut out of the number")]
+    pub fn unpack(packed: u64) -> Option<Self> {
+        if packed == 0 {
+            return None;
+        }
+        Some(Self {
+            l4: (packed >> 48) as u32,
+            protocol: (packed >> 32) as u8,
+            fragment: match (packed >> 40) as u8 {
+                0 => Fragment::Whole,
+                1 => Fragment::First,
+                _ => Fragment::Later,
+            },
+            id: (packed as u32).to_be_bytes(),
+        })
     }
 }
 
@@ -637,15 +679,11 @@ pub fn ipv6_extensions<B: Bytes + ?Sized>(
     bytes: &B,
     headers: &mut Headers<Ipv6Wire>,
 ) -> Result<(), ParseError> {
-    let chain = ipv6_chain(
-        bytes,
-        usize::from(headers.l3),
-        headers.protocol,
-        headers.len,
-    )
-    .ok_or(ParseError::Malformed)?;
+    let chain = bytes
+        .chain(headers.l3.into(), headers.protocol, headers.len)
+        .ok_or(ParseError::Malformed)?;
     headers.protocol = chain.protocol;
-    headers.l4 = chain.l4;
+    headers.l4 = chain.l4 as usize;
     headers.fragment = chain.fragment;
     headers.id = chain.id;
     Ok(())
@@ -692,16 +730,19 @@ pub fn ipv6_quoted<B: Bytes + ?Sized>(bytes: &B, l3: usize, available: u32) -> O
     if header[0] >> 4 != 6 || available < 40 {
         return None;
     }
-    // ICMP means nothing inside IPv6.
-    let chain = ipv6_chain(bytes, l3, header[6], available)
-        .filter(|chain| chain.fragment != Fragment::Later && chain.protocol != protocol::ICMP);
-    let Some(chain) = chain else {
-        return Some(Quoted::opaque(header[6], l3 + IPV6_LEN));
-    };
     #[expect(clippy::cast_possible_truncation, reason = "inside the packet")]
-    let before = (chain.l4 - l3) as u32;
-    let left = available.checked_sub(before)?;
-    Some(quoted_transport(bytes, chain.l4, chain.protocol, left))
+    let start = l3 as u32;
+    let opaque = Quoted::opaque(header[6], l3 + IPV6_LEN);
+    let Some(chain) = bytes.chain(start, header[6], available) else {
+        return Some(opaque);
+    };
+    // ICMP means nothing inside IPv6.
+    if chain.fragment == Fragment::Later || chain.protocol == protocol::ICMP {
+        return Some(opaque);
+    }
+    let left = available.checked_sub(chain.l4 - start)?;
+    let l4 = chain.l4 as usize;
+    Some(quoted_transport(bytes, l4, chain.protocol, left))
 }
 
 /// A destination that never leaves the link: this network, link-local, multicast, reserved and

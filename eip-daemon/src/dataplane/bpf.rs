@@ -69,7 +69,7 @@ pub enum OpenError {
     #[error("load maps and programs")]
     Load(#[source] EbpfError),
     /// The kernel refused a program.
-    #[error("load program {program} (kernel 5.10 or later is needed)")]
+    #[error("load program {program} (Linux 6.1 and newer take it)")]
     Program {
         /// Its name.
         program: &'static str,

@@ -8,7 +8,7 @@ use aya::{
         Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf,
         lpm_trie::Key,
     },
-    programs::{SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp},
+    programs::{Program, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp},
     util::nr_cpus,
 };
 use eip_common::{
@@ -515,6 +515,24 @@ impl World {
     /// Runs a program with the caller's own options; gives the nanoseconds per run.
     pub fn timed_run(&self, hook: Hook, options: TestRunOptions<'_>) -> u64 {
         u64::try_from(self.test_run(hook, options).duration.as_nanos()).expect("a short run")
+    }
+
+    /// How many instructions the verifier has followed in each program.
+    #[must_use]
+    pub fn verified(&self) -> BTreeMap<&'static str, u32> {
+        let count = |name: &'static str| {
+            let info = match self.ebpf.program(name).expect("program") {
+                Program::Xdp(program) => program.info(),
+                Program::SchedClassifier(program) => program.info(),
+                _ => panic!("{name} is of another kind"),
+            };
+            let info = info.expect("the kernel describes it");
+            (
+                name,
+                info.verified_instruction_count().expect("kernel 5.16"),
+            )
+        };
+        program::ALL.into_iter().map(count).collect()
     }
 
     fn test_run(&self, hook: Hook, options: TestRunOptions<'_>) -> TestRunResult {

@@ -22,6 +22,17 @@ fn every_program_passes_the_verifier() {
     let _ = World::new();
 }
 
+/// A kernel whose verifier knows less, or one change more, must not use up the million instructions there are; and
+/// each start of the agent waits for them.
+#[test]
+fn no_program_is_near_the_end_of_the_verifiers_patience() {
+    let world = World::new();
+    for (name, instructions) in world.verified() {
+        println!("{name}: {instructions} instructions verified");
+        assert!(instructions < 250_000, "{name}: {instructions}");
+    }
+}
+
 #[test]
 fn the_object_has_exactly_the_programs_and_maps_of_the_abi() {
     let ebpf = Ebpf::load(eip_daemon::EBPF_OBJECT).expect("the object loads");

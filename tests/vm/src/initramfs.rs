@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context as _;
 use eip_lab::command;
 
-use crate::kernel::Kernel;
+use crate::{PROGRAMS, kernel::Kernel};
 
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
@@ -112,6 +112,11 @@ pub fn pack(kernel: &Kernel, guest: &Path) -> anyhow::Result<Vec<u8>> {
     for (index, module) in kernel.modules.iter().enumerate() {
         archive.add_file(Path::new(&format!("modules/{index:02}")), module)?;
     }
+    archive.add(
+        PROGRAMS.trim_start_matches('/'),
+        PROGRAM,
+        eip_daemon::EBPF_OBJECT,
+    )?;
     archive.add_file(Path::new("guest"), guest)?;
     for library in libraries(guest)? {
         archive.add_file(&library, &library)?;

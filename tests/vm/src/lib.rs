@@ -26,3 +26,5 @@ pub const PORT: u16 = 7000;
 /// Port of the guest's server for IPv6: it has one for every address of a family, and a socket for every
 /// IPv6 address takes IPv4 as well.
 pub const PORT6: u16 = 7001;
+/// Where the guest finds the agent's kernel programs.
+pub const PROGRAMS: &str = "/programs";

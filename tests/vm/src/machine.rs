@@ -110,7 +110,7 @@ impl Machine {
         let child = ns
             .command("qemu-system-x86_64")
             .args(["-accel", accelerator])
-            .args(["-cpu", "max", "-m", "192", "-no-reboot", "-nodefaults"])
+            .args(["-cpu", "max", "-m", "320", "-no-reboot", "-nodefaults"])
             .args(["-display", "none"])
             .arg("-kernel")
             .arg(&kernel.image)

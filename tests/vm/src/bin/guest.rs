@@ -4,6 +4,7 @@
 //!
 //! - `udp ADDRESS SIZE`, `tcp ADDRESS`: the address the server saw.
 //! - `ping ADDRESS SIZE`: who answered.
+//! - `programs`: whether this kernel takes the programs of the agent.
 //! - `upload ADDRESS BYTES`, `download ADDRESS BYTES`: the address the server saw; every byte is checked.
 #![forbid(unsafe_code)]
 
@@ -15,12 +16,13 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use aya::{Ebpf, programs::Program};
 use eip_lab::{
     echo::Echo,
     netns::Ns,
     traffic::{self, Bulk},
 };
-use eip_vm_tests::{PORT, PORT6};
+use eip_vm_tests::{PORT, PORT6, PROGRAMS};
 
 /// A guest without KVM is slow.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -51,7 +53,26 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Loads the agent's programs; says how many there are.
+fn programs() -> anyhow::Result<String> {
+    let mut ebpf = Ebpf::load_file(PROGRAMS)?;
+    let mut count = 0;
+    for (name, program) in ebpf.programs_mut() {
+        let loaded = match program {
+            Program::Xdp(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            _ => bail!("{name} is of another kind"),
+        };
+        loaded.with_context(|| format!("load {name}"))?;
+        count += 1;
+    }
+    Ok(count.to_string())
+}
+
 fn obey(ns: &Ns, line: &str) -> anyhow::Result<String> {
+    if line == "programs" {
+        return programs();
+    }
     let words: Vec<&str> = line.split_whitespace().collect();
     let [verb, to, count] = words[..] else {
         bail!("`{line}` is no request");

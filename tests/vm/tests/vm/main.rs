@@ -6,4 +6,5 @@
 
 mod support;
 
+mod programs;
 mod traffic;
