@@ -22,13 +22,23 @@ enum Subject {
     /// Nanoseconds per packet over a no-op program, by path and number of bindings
     Packet,
     /// How fast BIRD learns and forgets routes from the speaker, beside other speakers; bind to UPDATE
-    Bgp,
+    ///
+    /// Tables in Markdown; the last one has the goals. About ten minutes. `--only` names a part: many, one,
+    /// bind, memory, bfd.
+    Bgp(Bgp),
     /// A cluster's control side: start to in-sync, memory, CPU, requests, `kubectl apply` to BIRD
     ///
     /// etcd, kube-apiserver, the controller, the agent of one node and BIRD are real; the other nodes are
     /// objects with VMs, pods and bindings, and no agent. The measured node has a veth for each of its VMs.
     /// Everything is in namespaces of its own and goes away at the end. Several minutes at the usual size.
     Kube(Kube),
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct Bgp {
+    /// Only the parts whose name has this in it
+    #[arg(long, value_name = "PART", default_value = "")]
+    only: String,
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -65,18 +75,20 @@ enum Output {
 pub(crate) fn run(args: &Args) -> Result<()> {
     needs::require(match args.what {
         Subject::Packet => &[User::Bench],
-        Subject::Bgp => &[User::Bench, User::TestInterop],
+        // The whole agent in the lab, and the routers.
+        Subject::Bgp(_) => &[User::Bench, User::BenchBgp, User::TestInterop, User::Lab],
         Subject::Kube(_) => &[User::Bench, User::TestCluster],
     })?;
     match &args.what {
-        Subject::Bgp => cargo("build")
+        Subject::Bgp(bgp) => cargo("build")
             .args(["--release", "--package", "eip-interop-tests"])
             .args(["--package", "eip-daemon", "--bins"])
             .run()
             .and_then(|()| {
                 cargo("run")
                     .args(["--release", "--package", "eip-interop-tests"])
-                    .args(["--bin", "bench-bgp"])
+                    .args(["--bin", "bench-bgp", "--"])
+                    .arg(format!("--only={}", bgp.only))
                     .run()
             }),
         Subject::Packet => cargo("run")

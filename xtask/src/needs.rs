@@ -29,11 +29,12 @@ pub(crate) enum User {
     Lab,
     Demo,
     Bench,
+    BenchBgp,
     Fuzz,
 }
 
 impl User {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Build,
         Self::Check,
         Self::TestUnit,
@@ -46,6 +47,7 @@ impl User {
         Self::Lab,
         Self::Demo,
         Self::Bench,
+        Self::BenchBgp,
         Self::Fuzz,
     ];
 
@@ -64,6 +66,7 @@ impl User {
             Self::Lab => "lab",
             Self::Demo => "demo",
             Self::Bench => "bench",
+            Self::BenchBgp => "bench bgp",
             Self::Fuzz => "fuzz",
         }
     }
@@ -427,6 +430,15 @@ pub(crate) static NEEDS: &[Need] = &[
         cure: Cure::Daemon {
             package: "gobgpd",
             unit: "gobgpd",
+        },
+    },
+    Need {
+        name: "ExaBGP",
+        users: &[User::BenchBgp],
+        look: || program("exabgp"),
+        cure: Cure::Daemon {
+            package: "exabgp",
+            unit: "exabgp",
         },
     },
     Need {

@@ -25,8 +25,9 @@ pub(crate) struct Capture {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seen {
     pub(crate) first: SystemTime,
-    pub(crate) updates: usize,
-    pub(crate) bytes: usize,
+    pub(crate) last: SystemTime,
+    pub(crate) updates: u32,
+    pub(crate) bytes: u32,
 }
 
 impl Capture {
@@ -122,7 +123,7 @@ fn messages(segments: &BTreeMap<u32, (SystemTime, &[u8])>) -> anyhow::Result<See
             stream.extend_from_slice(new);
         }
     }
-    let (mut first, mut updates, mut bytes) = (None, 0, 0);
+    let (mut first, mut last, mut updates, mut bytes) = (None, None, 0, 0);
     let mut at = 0;
     while let Some(header) = stream.get(at..at + 19) {
         ensure!(header.starts_with(&[0xff; 16]), "out of step at byte {at}");
@@ -130,14 +131,17 @@ fn messages(segments: &BTreeMap<u32, (SystemTime, &[u8])>) -> anyhow::Result<See
         let body = stream.get(at + 19..at + len).unwrap_or_default();
         if header[18] == 2 && !is_end_of_rib(body) {
             updates += 1;
-            bytes += len;
-            let sent = times.iter().rev().find(|(start, _)| *start <= at);
-            first = first.or(sent.map(|(_, time)| *time));
+            bytes += u32::try_from(len)?;
+            let sent = times.partition_point(|(start, _)| *start <= at);
+            let sent = times.get(sent.saturating_sub(1)).map(|(_, time)| *time);
+            first = first.or(sent);
+            last = sent;
         }
         at += len;
     }
     Ok(Seen {
         first: first.context("no UPDATE was sent")?,
+        last: last.context("no UPDATE was sent")?,
         updates,
         bytes,
     })

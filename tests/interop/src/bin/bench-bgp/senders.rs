@@ -22,8 +22,15 @@ use eip_lab::{
 const LOADING: Duration = Duration::from_mins(3);
 const ROUTER: &str = "10.99.0.1:179";
 
+/// The speaker's program, beside this one.
+pub(crate) fn test_speaker() -> anyhow::Result<String> {
+    let program = std::env::current_exe()?.with_file_name("eip-test-speaker");
+    let program = program.to_str().context("a path in UTF-8")?;
+    Ok(program.to_owned())
+}
+
 /// Kinds of senders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Floor,
     Ours,
@@ -93,9 +100,7 @@ impl Sender {
         match kind {
             Kind::Floor => {}
             Kind::Ours => {
-                let program = std::env::current_exe()?.with_file_name("eip-test-speaker");
-                let program = program.to_str().context("a path in UTF-8")?;
-                let mut speaker = SpeakerProcess::start(bench, program, &[])?;
+                let mut speaker = SpeakerProcess::start(bench, &test_speaker()?, &[])?;
                 speaker.ask(&format!("routes4 {count}"))?;
                 sender.ours = Some(speaker);
             }
