@@ -19,7 +19,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::tell::{self, MANAGER};
 use crate::source::{
@@ -139,6 +139,21 @@ impl<T> Known<T> {
     }
 }
 
+/// Peers whose status cannot be written: one line when that begins, one when it ends.
+#[derive(Debug, Default)]
+struct Faults(BTreeSet<String>);
+
+impl Faults {
+    /// What became of a write; says whether that is worth a line.
+    fn note(&mut self, peer: &str, has_failed: bool) -> bool {
+        if has_failed {
+            self.0.insert(peer.to_owned())
+        } else {
+            self.0.remove(peer)
+        }
+    }
+}
+
 /// Writes the sums.
 pub(super) struct Sums {
     client: Client,
@@ -148,6 +163,7 @@ pub(super) struct Sums {
     peers: Known<Stored>,
     nodes: Known<Heard>,
     not_before: BTreeMap<String, Instant>,
+    faults: Faults,
 }
 
 impl Sums {
@@ -163,6 +179,7 @@ impl Sums {
             peers: Known::default(),
             nodes: Known::default(),
             not_before: BTreeMap::new(),
+            faults: Faults::default(),
         }
     }
 
@@ -216,6 +233,9 @@ impl Sums {
         }
         self.not_before
             .retain(|name, _| self.peers.all.contains_key(name));
+        self.faults
+            .0
+            .retain(|name| self.peers.all.contains_key(name));
         let mut next: Option<Instant> = None;
         let names: Vec<String> = self.peers.all.keys().cloned().collect();
         for name in names {
@@ -237,17 +257,34 @@ impl Sums {
             let written = tokio::time::timeout(self.patience, self.write(&name, &status)).await;
             let at = Instant::now() + PAUSE;
             self.not_before.insert(name.clone(), at);
-            match written {
+            let error = match written {
                 Ok(Ok(object)) => {
-                    self.peers.all.insert(name, Stored::read(&object));
+                    self.peers.all.insert(name.clone(), Stored::read(&object));
+                    None
                 }
-                Ok(Err(kube::Error::Api(error))) if error.code == 404 => {}
-                Ok(Err(error)) => {
-                    warn!(peer = name, %error, "write what the nodes say of a BGP peer");
-                    next = Some(next.map_or(at, |next| next.min(at)));
+                // It has been deleted.
+                Ok(Err(kube::Error::Api(error))) if error.code == 404 => continue,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("no answer in time".to_owned()),
+            };
+            let is_news = self.faults.note(&name, error.is_some());
+            match error {
+                None if is_news => {
+                    info!(peer = name, "the status of the BGP peer is written again");
                 }
-                Err(_) => {
-                    debug!(peer = name, "the API server does not answer in time");
+                None => {}
+                Some(error) => {
+                    if is_news {
+                        warn!(
+                            peer = name,
+                            error, "cannot write the status of the BGP peer"
+                        );
+                    } else {
+                        debug!(
+                            peer = name,
+                            error, "still cannot write the status of the BGP peer"
+                        );
+                    }
                     next = Some(next.map_or(at, |next| next.min(at)));
                 }
             }
@@ -469,6 +506,14 @@ mod tests {
             (ConditionStatus::False, "SomeNotEstablished")
         );
         assert_eq!(message, "n2: connection refused");
+    }
+
+    #[test]
+    fn a_status_that_cannot_be_written_is_told_once_and_so_is_its_end() {
+        let mut faults = Faults::default();
+        let told = [true, true, true, false, false, true].map(|failed| faults.note("tor", failed));
+        assert_eq!(told, [true, false, false, true, false, true]);
+        assert!(faults.note("other", true), "each peer has its own");
     }
 
     #[test]

@@ -90,6 +90,7 @@ fn peer(peer: &PeerReport) -> BgpPeer {
         router_id: session.peer_id.map(Into::into),
         hold_time_seconds: session.hold_time_s,
         transport_error: status.transport_error.clone(),
+        last_loss: session.last_loss.map(|loss| loss.to_string()),
         last_sent: session.last_sent.as_ref().map(error),
         last_received: session.last_received.as_ref().map(error),
         ipv4: session.ipv4.map(family),

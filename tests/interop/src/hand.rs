@@ -45,14 +45,22 @@ pub struct Hand {
 /// # Errors
 /// When the address is taken.
 pub fn listen(bench: &Bench) -> anyhow::Result<TcpListener> {
+    listen_at(bench, ADDRESS)
+}
+
+/// Listens at another address of the router's namespace.
+///
+/// # Errors
+/// When the address is taken.
+pub fn listen_at(bench: &Bench, address: &str) -> anyhow::Result<TcpListener> {
     let mut listener = None;
     // Until it runs its own program, a process that another thread has just started holds what
     // was open at that moment: the listener before this one.
     wait_until(PATIENCE, "the address is free", || {
-        listener = bench.router.run(|| TcpListener::bind(ADDRESS)).ok();
+        listener = bench.router.run(|| TcpListener::bind(address)).ok();
         listener.is_some()
     })?;
-    listener.with_context(|| format!("listen on {ADDRESS}"))
+    listener.with_context(|| format!("listen on {address}"))
 }
 
 impl Hand {
@@ -80,7 +88,15 @@ impl Hand {
     /// # Errors
     /// When it does not answer.
     pub fn dial(bench: &Bench) -> anyhow::Result<Self> {
-        Self::new(bench.router.run(|| TcpStream::connect(SPEAKER))?)
+        Self::dial_at(bench, SPEAKER)
+    }
+
+    /// Dials another address of the speaker.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn dial_at(bench: &Bench, address: &str) -> anyhow::Result<Self> {
+        Self::new(bench.router.run(|| TcpStream::connect(address))?)
     }
 
     /// The next connection the speaker opens, with room for hardly any byte unread.

@@ -28,7 +28,7 @@ pub const OTHER_AS: u32 = 64513;
 /// Where Debian has it.
 const PROGRAM: &str = "/usr/sbin/bird";
 /// How long it may take to learn, to forget, to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How it is set up toward the node.
 #[derive(Debug, Clone, Default)]

@@ -186,8 +186,8 @@ pub struct SessionSettings {
     pub local_as: Option<u32>,
     /// Hold time to propose; zero, or at least 3 s (RFC 4271 §4.2).
     pub hold_time: Duration,
-    /// Longest time the peer may take no byte; `None` for the larger of 8 minutes and twice the
-    /// hold time (RFC 9687 §5).
+    /// Longest time the peer may take no byte, not shorter than the hold time; `None` for the larger
+    /// of 8 minutes and twice the hold time (RFC 9687 §5).
     pub send_hold_time: Option<Duration>,
     /// How long one attempt to connect may take.
     pub connect_timeout: Duration,
@@ -430,6 +430,21 @@ impl SessionSettings {
             return Err(ConfigError::TooLarge {
                 field: "holdTime",
                 max: 65535,
+            });
+        }
+        if self
+            .send_hold_time
+            .is_some_and(|time| time < self.hold_time)
+        {
+            return Err(ConfigError::TooSmall {
+                field: "sendHoldTime",
+                min: hold,
+            });
+        }
+        if self.connect_timeout.is_zero() {
+            return Err(ConfigError::TooSmall {
+                field: "connectTimeout",
+                min: 1,
             });
         }
         if self.families.is_empty() {

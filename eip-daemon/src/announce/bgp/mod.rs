@@ -35,7 +35,7 @@ pub use config::{
     PeerConfig, PeerName, Reach, RefusedCapabilities, SessionSettings, SpeakerConfig, Transport,
 };
 pub use driver::{Exit, ListenerStatus, PeerStatus};
-pub use fsm::{Counters, FamilySnapshot, LastError, SessionSnapshot, Silence, State};
+pub use fsm::{Counters, FamilySnapshot, LastError, Loss, SessionSnapshot, Silence, State};
 pub use route::{AttributeError, AttributeSet, Communities, Route, RouteAttributes};
 pub use speaker::{RefusedPeer, Speaker, SpeakerStatus};
 pub use wire::Family;

@@ -1,18 +1,18 @@
 //! Adj-RIB-Out (RFC 4271 §3.2): what one peer shall have against what it has.
 //!
-//! State, not a queue. The peer's view is the desired table except where `behind` says otherwise,
-//! so a settled peer costs next to nothing, and however often a prefix changes while the socket
-//! is blocked, at most one announcement or withdrawal of it is due. Messages are made when the
-//! socket has room, never before.
+//! State, not a queue. The peer's view is the desired table except where `announce` and `withdraw`
+//! say otherwise, so a settled peer costs next to nothing, and however often a prefix changes while
+//! the socket is blocked, at most one announcement or withdrawal of it is due. Messages are made
+//! when the socket has room, never before.
 //!
 //! Invariants
-//! - `behind` holds a prefix exactly as long as the peer has to be told about it, and every prefix
-//!   of `behind` stands in exactly one of `announce` and `withdraw`.
-//! - An end marker is handed out only when nothing is behind.
+//! - A prefix that the peer has to be told about is in one place: in the group of `announce` with
+//!   the attributes that it has in the desired table, or, when it is not there, in `withdraw`.
+//! - An end marker is handed out only when nothing is left to tell.
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, btree_map::Entry},
     sync::Arc,
 };
 
@@ -24,7 +24,7 @@ use super::{
 #[cfg(test)]
 mod tests;
 
-/// What the peer has of a prefix that is behind.
+/// What the peer has of a prefix that it has to be told about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Has {
     Nothing,
@@ -42,12 +42,12 @@ pub enum EndMarker {
     EndOfRefresh,
 }
 
-/// The next thing to tell the peer. Routes are taken one by one, as many as fit a message.
+/// The next thing to tell the peer. Routes are taken as many as fit a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Due {
-    /// Withdraw prefixes from [`AdjRibOut::take_withdrawal`].
+    /// Withdraw prefixes from [`AdjRibOut::take_withdrawals`].
     Withdrawals,
-    /// Announce prefixes from [`AdjRibOut::take_announcement`] with these attributes.
+    /// Announce prefixes from [`AdjRibOut::take_announcements`] with these attributes.
     Announcements(AttributeSet),
     /// `BoRR` has to precede the refresh.
     BeginOfRefresh,
@@ -76,11 +76,14 @@ enum FramedRefresh {
 #[derive(Debug)]
 pub struct AdjRibOut<P> {
     desired: FamilyRoutes<P>,
-    behind: BTreeMap<P, Has>,
-    /// How many of those behind the peer has nothing of.
+    /// What the peer has to be told, in the groups that share an UPDATE; none of them is empty.
+    announce: BTreeMap<AttributeSet, BTreeMap<P, Has>>,
+    /// What the peer has and shall lose.
+    withdraw: BTreeMap<P, Has>,
+    /// Prefixes in `announce`.
+    to_announce: usize,
+    /// How many of them the peer has nothing of.
     missing: usize,
-    announce: BTreeMap<AttributeSet, BTreeSet<P>>,
-    withdraw: BTreeSet<P>,
     is_end_of_rib_due: bool,
     framed_refresh: FramedRefresh,
     /// End-of-RIB may claim that nothing is missing.
@@ -91,26 +94,25 @@ impl<P: WirePrefix> AdjRibOut<P> {
     /// For a peer that has nothing yet and shall have `desired`.
     #[must_use]
     pub fn new(desired: FamilyRoutes<P>, is_complete: bool) -> Self {
-        let mut rib = Self {
+        let mut groups: BTreeMap<&AttributeSet, Vec<(P, Has)>> = BTreeMap::new();
+        for (prefix, attributes) in desired.iter() {
+            let group = groups.entry(attributes).or_default();
+            group.push((*prefix, Has::Nothing));
+        }
+        let groups = groups.into_iter();
+        Self {
+            // A map that is made of sorted entries is made at once.
+            announce: groups
+                .map(|(attributes, group)| (attributes.clone(), group.into_iter().collect()))
+                .collect(),
+            withdraw: BTreeMap::new(),
+            to_announce: desired.len(),
+            missing: desired.len(),
             desired,
-            behind: BTreeMap::new(),
-            missing: 0,
-            announce: BTreeMap::new(),
-            withdraw: BTreeSet::new(),
             is_end_of_rib_due: true,
             framed_refresh: FramedRefresh::None,
             is_complete,
-        };
-        rib.behind = rib
-            .desired
-            .iter()
-            .map(|(prefix, _)| (*prefix, Has::Nothing))
-            .collect();
-        rib.missing = rib.behind.len();
-        for (prefix, attributes) in Arc::clone(&rib.desired).iter() {
-            rib.announce_group(attributes).insert(*prefix);
         }
-        rib
     }
 
     /// Replaces the desired set.
@@ -138,12 +140,16 @@ impl<P: WirePrefix> AdjRibOut<P> {
     /// Everything has to be said again because what is said about it has changed.
     pub fn repeat_all(&mut self) {
         for (prefix, attributes) in Arc::clone(&self.desired).iter() {
-            let has = self.behind.entry(*prefix).or_insert(Has::Outdated);
-            if matches!(has, Has::Route(_)) {
-                *has = Has::Outdated;
+            match self.group(attributes).entry(*prefix) {
+                Entry::Occupied(mut has) => has.get_mut().outdate(),
+                Entry::Vacant(settled) => {
+                    settled.insert(Has::Outdated);
+                    self.to_announce += 1;
+                }
             }
-            self.announce_group(attributes).insert(*prefix);
         }
+        // Should it come back before it has left, it has to be said again too.
+        self.withdraw.values_mut().for_each(Has::outdate);
     }
 
     /// What comes next, `None` when the peer has all there is to tell.
@@ -182,46 +188,28 @@ impl<P: WirePrefix> AdjRibOut<P> {
         }
     }
 
-    /// Takes the next prefix to withdraw if `write` accepts it; `false` when there is none or no
-    /// room.
-    pub fn take_withdrawal(&mut self, write: impl FnOnce(P) -> bool) -> bool {
-        let Some(prefix) = self
-            .withdraw
-            .first()
-            .copied()
-            .filter(|prefix| write(*prefix))
-        else {
-            return false;
-        };
-        self.withdraw.remove(&prefix);
-        self.catch_up(prefix);
-        true
+    /// Takes prefixes to withdraw as long as `write` accepts them.
+    pub fn take_withdrawals(&mut self, write: impl FnMut(P) -> bool) {
+        take(&mut self.withdraw, write);
     }
 
-    /// Takes the next prefix to announce with `attributes` if `write` accepts it.
-    pub fn take_announcement(
-        &mut self,
-        attributes: &AttributeSet,
-        write: impl FnOnce(P) -> bool,
-    ) -> bool {
+    /// Takes prefixes to announce with `attributes` as long as `write` accepts them.
+    pub fn take_announcements(&mut self, attributes: &AttributeSet, write: impl FnMut(P) -> bool) {
         let Some(group) = self.announce.get_mut(attributes) else {
-            return false;
+            return;
         };
-        let Some(prefix) = group.first().copied().filter(|prefix| write(*prefix)) else {
-            return false;
-        };
-        group.pop_first();
+        let taken = take(group, write);
         if group.is_empty() {
             self.announce.remove(attributes);
         }
-        self.catch_up(prefix);
-        true
+        self.to_announce -= taken.all;
+        self.missing -= taken.missing;
     }
 
     /// Prefixes the peer has still to be told about.
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.behind.len()
+        self.to_announce + self.withdraw.len()
     }
 
     /// Routes the peer has.
@@ -233,7 +221,7 @@ impl<P: WirePrefix> AdjRibOut<P> {
     /// Nothing is left to tell, not even a marker.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.behind.is_empty() && self.due().is_none()
+        self.pending() == 0 && self.due().is_none()
     }
 
     fn note_change(
@@ -242,48 +230,72 @@ impl<P: WirePrefix> AdjRibOut<P> {
         before: Option<&AttributeSet>,
         after: Option<&AttributeSet>,
     ) {
-        let has = self.unqueue(prefix, before);
-        match (&has, after) {
-            (Has::Nothing, None) => return,
-            (Has::Route(has), Some(after)) if has == after => return,
-            (_, Some(after)) => {
-                self.announce_group(after).insert(prefix);
+        match (self.unqueue(prefix, before), after) {
+            (Has::Nothing, None) => {}
+            (has, None) => {
+                self.withdraw.insert(prefix, has);
             }
-            (Has::Route(_) | Has::Outdated, None) => {
-                self.withdraw.insert(prefix);
+            (Has::Route(has), Some(after)) if has == *after => {}
+            (has, Some(after)) => {
+                self.to_announce += 1;
+                self.missing += usize::from(has == Has::Nothing);
+                self.group(after).insert(prefix, has);
             }
         }
-        self.missing += usize::from(has == Has::Nothing);
-        self.behind.insert(prefix, has);
-    }
-
-    /// The peer has been told; returns what it had before, if it was behind.
-    fn catch_up(&mut self, prefix: P) -> Option<Has> {
-        let had = self.behind.remove(&prefix);
-        self.missing -= usize::from(had == Some(Has::Nothing));
-        had
     }
 
     /// Forgets what was due for a prefix and returns what the peer has of it.
     fn unqueue(&mut self, prefix: P, before: Option<&AttributeSet>) -> Has {
-        let Some(has) = self.catch_up(prefix) else {
-            return before.map_or(Has::Nothing, |before| Has::Route(before.clone()));
+        let Some(before) = before else {
+            return self.withdraw.remove(&prefix).unwrap_or(Has::Nothing);
         };
-        self.withdraw.remove(&prefix);
-        if let Some(before) = before
-            && let Some(group) = self.announce.get_mut(before)
-        {
-            group.remove(&prefix);
-            if group.is_empty() {
-                self.announce.remove(before);
-            }
+        let settled = || Has::Route(before.clone());
+        let Some(group) = self.announce.get_mut(before) else {
+            return settled();
+        };
+        let Some(has) = group.remove(&prefix) else {
+            return settled();
+        };
+        if group.is_empty() {
+            self.announce.remove(before);
         }
+        self.to_announce -= 1;
+        self.missing -= usize::from(has == Has::Nothing);
         has
     }
 
-    fn announce_group(&mut self, attributes: &AttributeSet) -> &mut BTreeSet<P> {
+    fn group(&mut self, attributes: &AttributeSet) -> &mut BTreeMap<P, Has> {
         self.announce.entry(attributes.clone()).or_default()
     }
+}
+
+impl Has {
+    /// What is said about it has changed.
+    fn outdate(&mut self) {
+        if matches!(self, Self::Route(_)) {
+            *self = Self::Outdated;
+        }
+    }
+}
+
+/// How many were taken.
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    /// Of which the peer had nothing.
+    missing: usize,
+}
+
+/// Takes entries from the front as long as `write` accepts them.
+fn take<P: Ord + Copy>(from: &mut BTreeMap<P, Has>, mut write: impl FnMut(P) -> bool) -> Taken {
+    let mut taken = Taken::default();
+    while let Some(first) = from.first_entry()
+        && write(*first.key())
+    {
+        taken.all += 1;
+        taken.missing += usize::from(first.remove() == Has::Nothing);
+    }
+    taken
 }
 
 /// One prefix on which two tables differ.

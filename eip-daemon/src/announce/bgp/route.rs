@@ -1,6 +1,6 @@
 //! What is to be announced: routes, their attributes, and the whole table of them.
 
-use std::{collections::BTreeSet, ops::Deref, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeSet, ops::Deref, sync::Arc};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -69,9 +69,25 @@ pub enum AttributeError {
 }
 
 /// Checked attributes, shared by the routes that have them. Cheap to clone, and cheap to compare
-/// with itself: `Arc` looks at the address before the content.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// with itself: the address goes before the content (`Arc` has that for equality only).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AttributeSet(Arc<RouteAttributes>);
+
+impl Ord for AttributeSet {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if Arc::ptr_eq(&self.0, &other.0) {
+            Ordering::Equal
+        } else {
+            self.0.cmp(&other.0)
+        }
+    }
+}
+
+impl PartialOrd for AttributeSet {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl AttributeSet {
     /// Checks the attributes.

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -46,14 +47,19 @@ fn read(path: &Path) -> Result<Password, String> {
     // One byte more than a key may have, and a line end: enough to see that it is too long.
     let mut bytes = Vec::new();
     let limit = Password::MAX_LEN as u64 + 3;
-    let opened = File::open(path).and_then(|file| {
+    // Opening a FIFO would wait for somebody to write to it.
+    let open = File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path);
+    let read = open.and_then(|file| {
         if file.metadata()?.is_file() {
             file.take(limit).read_to_end(&mut bytes)
         } else {
             Err(io::Error::other("not a regular file"))
         }
     });
-    opened.map_err(|error| error.to_string())?;
+    read.map_err(|error| error.to_string())?;
     let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     let text = text.strip_suffix(b"\r").unwrap_or(text);
     Password::new(text).map_err(|error| error.to_string())
@@ -61,7 +67,7 @@ fn read(path: &Path) -> Result<Password, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, os::unix::net::UnixListener, path::PathBuf};
 
     use super::Secrets;
     use crate::announce::bgp::Password;
@@ -94,10 +100,15 @@ mod tests {
     fn what_is_no_file_is_no_password() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("missing");
-        for path in [missing, directory.path().to_owned()] {
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let socket = directory.path().join("socket");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let device = PathBuf::from("/dev/zero");
+        for path in [missing, directory.path().to_owned(), fifo, socket, device] {
+            // An open FIFO would be waited for.
             let secrets = Secrets::read([path.clone()]);
-            assert!(secrets.get(&path).is_err());
-            assert!(!format!("{secrets:?}").is_empty());
+            assert!(secrets.get(&path).is_err(), "{}", path.display());
         }
     }
 }

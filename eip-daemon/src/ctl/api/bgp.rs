@@ -84,6 +84,9 @@ pub struct BgpPeer {
     pub hold_time_seconds: Option<u64>,
     /// Why the last attempt to connect failed.
     pub transport_error: Option<String>,
+    /// Why the session went down the last time it was up.
+    #[serde(default)]
+    pub last_loss: Option<String>,
     /// The last NOTIFICATION we sent.
     pub last_sent: Option<BgpError>,
     /// The last NOTIFICATION it sent.

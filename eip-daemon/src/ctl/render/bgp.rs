@@ -119,7 +119,13 @@ fn fault(peer: &BgpPeer) -> Option<String> {
         Some(error) => format!("BFD {}: {error}", bfd.state),
         None => format!("BFD {}", bfd.state),
     });
-    let all: Vec<String> = [transport, received, sent, bfd]
+    let is_said = |loss: &String| {
+        let errors = [&received, &sent].into_iter().flatten();
+        errors.clone().any(|error| error.starts_with(loss.as_str()))
+    };
+    let lost = peer.last_loss.as_ref().filter(|loss| !is_said(loss));
+    let lost = lost.map(|loss| format!("lost: {loss}"));
+    let all: Vec<String> = [transport, received, sent, bfd, lost]
         .into_iter()
         .flatten()
         .collect();
@@ -190,6 +196,7 @@ mod tests {
             router_id: None,
             hold_time_seconds: None,
             transport_error: None,
+            last_loss: None,
             last_sent: None,
             last_received: None,
             ipv4: None,
@@ -217,8 +224,14 @@ mod tests {
             reason: "bad peer AS".to_owned(),
             text: None,
         });
+        let mut lost = down.clone();
+        lost.name = "tor-d".to_owned();
+        lost.transport_error = None;
+        lost.last_loss = Some("received 2/2 bad peer AS".to_owned());
+        let mut cut = peer("tor-e", "Active");
+        cut.last_loss = Some("the connection was closed without a NOTIFICATION".to_owned());
         let status = BgpStatus {
-            peers: vec![up, down],
+            peers: vec![up, down, lost, cut],
             refused: vec![BgpRefusal {
                 peer: "tor-c".to_owned(),
                 origin: Some("peers.yaml (document 3)".to_owned()),
@@ -230,6 +243,8 @@ mod tests {
 PEER   ADDRESS    AS        STATE        SINCE  ROUTES        REMARK
 tor-a  192.0.2.1  64500     Established  1m 5s  3, 1 to come  -
 tor-b  192.0.2.1  external  Active       1m 5s  -             connect: Connection refused (os error 111); received 2/2 bad peer AS
+tor-d  192.0.2.1  external  Active       1m 5s  -             received 2/2 bad peer AS
+tor-e  192.0.2.1  external  Active       1m 5s  -             lost: the connection was closed without a NOTIFICATION
 
 REFUSED
   tor-c (peers.yaml (document 3)): spec.passwordFile: /key: No such file

@@ -315,8 +315,8 @@ impl BgpPeerSpec {
             reach: self.reach()?,
             password: self.password()?,
             hold_time: self.hold_time()?,
-            send_hold_time: seconds("spec.sendHoldTimeSeconds", self.send_hold_time_seconds)?,
-            connect_timeout: seconds("spec.connectTimeoutSeconds", self.connect_timeout_seconds)?,
+            send_hold_time: self.send_hold_time()?,
+            connect_timeout: self.connect_timeout()?,
             families: self.families()?,
             graceful_restart: self.graceful_restart.unwrap_or(true),
             bfd: self.bfd.as_ref().map(BfdSpec::settings).transpose()?,
@@ -405,6 +405,25 @@ impl BgpPeerSpec {
             return Err(ObjectError::invalid(field, &time.to_string(), expected));
         }
         seconds(field, self.hold_time_seconds)
+    }
+
+    /// RFC 9687 §3.2: what is shorter may end a session that had nothing to say.
+    fn send_hold_time(&self) -> Result<Option<Duration>, ObjectError> {
+        let field = "spec.sendHoldTimeSeconds";
+        let hold = self.hold_time_seconds.unwrap_or(90);
+        if let Some(time) = self.send_hold_time_seconds.filter(|time| *time < hold) {
+            let expected = "at least the hold time (90 where it is left out)";
+            return Err(ObjectError::invalid(field, &time.to_string(), expected));
+        }
+        seconds(field, self.send_hold_time_seconds)
+    }
+
+    fn connect_timeout(&self) -> Result<Option<Duration>, ObjectError> {
+        let field = "spec.connectTimeoutSeconds";
+        if self.connect_timeout_seconds == Some(0) {
+            return Err(ObjectError::invalid(field, "0", "at least 1"));
+        }
+        seconds(field, self.connect_timeout_seconds)
     }
 
     fn families(&self) -> Result<PeerFamilies, ObjectError> {

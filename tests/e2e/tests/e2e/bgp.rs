@@ -17,7 +17,7 @@ use eip_lab::{
     command,
     daemon::{Daemon, DaemonOptions},
     documents, needs,
-    plan::{self, VM1, VM2, eip},
+    plan::{self, Family, VM1, VM2, eip},
     traffic::{self, PATIENCE, Pace, SILENCE},
     wait::{pause, wait_until},
     world::WorldOptions,
@@ -29,6 +29,7 @@ use crate::support::{Stage, at};
 /// Of the node's own loopback.
 const METRICS_PORT: u16 = 9469;
 const VM1_ROUTE: &str = "203.0.113.11/32";
+const VM1_ROUTE6: &str = "2001:db8:113::11/128";
 const VM2_ROUTE: &str = "203.0.113.12/32";
 
 /// A node with an AS whose router is BIRD.
@@ -167,6 +168,24 @@ fn the_client_reaches_an_eip_only_while_the_router_knows_it() {
     .unwrap();
     assert_eq!(site.bird.routes().unwrap(), [""; 0]);
     site.client_is_lost(eip::VM1.v4);
+}
+
+#[test]
+fn an_ipv6_eip_goes_over_the_same_session() {
+    let mut site = Site::raise(&BirdOptions::default(), "", &[]);
+    site.stage.daemon.serve(&VM1, eip::VM1.v4).unwrap();
+    site.stage.start_servers();
+    site.stage.start_servers_of(Family::V6);
+    site.bird.wait_routes(&[VM1_ROUTE]).unwrap();
+    site.client_is_lost(eip::VM1.v6);
+    site.stage.daemon.serve(&VM1, eip::VM1.v6).unwrap();
+    site.bird.wait_routes(&[VM1_ROUTE6, VM1_ROUTE]).unwrap();
+    site.client_reaches(eip::VM1.v6);
+    site.daemon().documents().remove_binding("vm1-v6").unwrap();
+    site.bird.wait_routes(&[VM1_ROUTE]).unwrap();
+    site.client_is_lost(eip::VM1.v6);
+    site.client_reaches(eip::VM1.v4);
+    assert_eq!(peer(site.daemon())["counters"]["lost"], 0);
 }
 
 #[test]
@@ -357,7 +376,8 @@ fn what_is_said_about_routes_follows_the_object_without_a_new_session() {
     let site = Site::serving(&[]);
     let since = peer(site.daemon())["since"].clone();
     site.put_peer(
-        "  communities: ['64512:77', no-export]\n  med: 5\n  aggregates: [203.0.113.0/24]\n  rules:\n  \
+        "  communities: ['64512:77', no-export, 'rt:64512:9']\n  med: 5\n  nextHop: {ipv4: 192.0.2.77}\n  \
+         aggregates: [203.0.113.0/24]\n  rules:\n  \
          - match: {bindings: [vm2]}\n    announce: false\n  - match: {prefixes: [203.0.113.11/32]}\n    \
          set: {communities: ['64512:1:2'], prepend: 2}\n",
     );
@@ -369,6 +389,8 @@ fn what_is_said_about_routes_follows_the_object_without_a_new_session() {
         "(64512,77)",
         "(65535,65281)",
         "(64512, 1, 2)",
+        "(rt, 64512, 9)",
+        "BGP.next_hop: 192.0.2.77",
         "BGP.as_path: 64512 64512 64512",
         "BGP.med: 5",
     ] {
@@ -381,13 +403,9 @@ fn what_is_said_about_routes_follows_the_object_without_a_new_session() {
     );
     site.put_peer("");
     site.bird.wait_routes(&[VM1_ROUTE, VM2_ROUTE]).unwrap();
-    assert!(
-        !site
-            .bird
-            .describe(VM1_ROUTE)
-            .unwrap()
-            .contains("(64512,77)")
-    );
+    let route = site.bird.describe(VM1_ROUTE).unwrap();
+    assert!(!route.contains("(64512,77)"), "{route}");
+    assert!(route.contains("BGP.next_hop: 192.0.2.10"), "{route}");
     assert_eq!(peer(site.daemon())["since"], since);
     assert_eq!(peer(site.daemon())["counters"]["lost"], 0);
 }
@@ -604,7 +622,7 @@ fn frr_learns_keeps_over_kill_9_and_forgets() {
     stage.daemon.serve(&VM2, eip::VM2.v4).unwrap();
     let wait = |count: u64| {
         wait_until(
-            Duration::from_secs(30),
+            Duration::from_mins(1),
             &format!("FRR has {count} routes"),
             || frr.received() == Some(count),
         )

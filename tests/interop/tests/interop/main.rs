@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 mod bfd;
 mod convergence;
 mod neighbours;
+mod segments;
 mod wire;
 
 const SPEAKER: &str = env!("CARGO_BIN_EXE_eip-test-speaker");

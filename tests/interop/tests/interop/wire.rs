@@ -317,7 +317,7 @@ fn a_slow_reader_gets_the_final_state_and_not_the_history() {
 #[test]
 fn a_peer_that_lives_but_reads_nothing_is_given_up() {
     let bench = bench();
-    let mut speaker = start(&bench, &["--send-hold", "3"]);
+    let mut speaker = start(&bench, &["--hold", "9", "--send-hold", "9"]);
     speaker.ask("routes4 100000").unwrap();
     let mut hand = Hand::accept_narrow(&bench).unwrap();
     hand.establish(&open()).unwrap();

@@ -1,6 +1,11 @@
 //! Listening sockets and the keys on them.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use tokio::{
@@ -25,7 +30,48 @@ struct Listener {
     socket: Option<Arc<TcpListener>>,
     error: Option<String>,
     /// Keys that are on the socket.
-    keys: BTreeMap<IpNet, (Transport, Password)>,
+    keys: Keys,
+}
+
+/// The keys of connections that peers dial, by whose segments have to carry them.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Keys {
+    by_source: BTreeMap<IpNet, (Transport, Password)>,
+    /// Sources with two passwords: the kernel keeps one for an address, whatever the interface.
+    ambiguous: BTreeSet<IpNet>,
+}
+
+impl Keys {
+    fn of<'a>(peers: impl Iterator<Item = &'a PeerConfig>) -> Self {
+        let mut keys = Self::default();
+        for (source, (transport, password)) in peers.filter_map(key) {
+            match keys.by_source.entry(source) {
+                Entry::Vacant(place) => {
+                    place.insert((transport, password));
+                }
+                Entry::Occupied(known) if known.get().1 != password => {
+                    keys.ambiguous.insert(source);
+                }
+                Entry::Occupied(_) => {}
+            }
+        }
+        keys
+    }
+
+    /// The interface of the peer whose key is in force.
+    fn place_of(&self, source: &IpNet) -> String {
+        let interface = self.by_source.get(source);
+        let interface = interface.and_then(|(transport, _)| transport.interface.clone());
+        interface.unwrap_or_else(|| "no interface".to_owned())
+    }
+
+    fn of_family(&self, is_ipv4: bool) -> Self {
+        let is_of_it = |source: &IpNet| source.addr().is_ipv4() == is_ipv4;
+        let mut keys = self.clone();
+        keys.by_source.retain(|source, _| is_of_it(source));
+        keys.ambiguous.retain(is_of_it);
+        keys
+    }
 }
 
 /// All listening addresses.
@@ -44,7 +90,7 @@ impl Listeners {
             address: *address,
             socket: None,
             error: None,
-            keys: BTreeMap::new(),
+            keys: Keys::default(),
         };
         Self {
             sockets: addresses.iter().map(listener).collect(),
@@ -58,11 +104,7 @@ impl Listeners {
     /// Opens what is closed and brings the keys in line: of the peers whose address is known, and
     /// of the ranges that are configured. Sockets that are open stay open.
     pub(super) fn set_peers(&mut self, configured: &Peers, known: &Peers) {
-        let wanted: BTreeMap<IpNet, (Transport, Password)> = known
-            .values()
-            .chain(configured.values())
-            .filter_map(key)
-            .collect();
+        let wanted = Keys::of(known.values().chain(configured.values()));
         let now = Instant::now();
         let is_due = now >= self.retry_at;
         if is_due {
@@ -131,31 +173,33 @@ impl Listener {
         }
     }
 
-    fn set_keys(&mut self, keys: &BTreeMap<IpNet, (Transport, Password)>) {
+    fn set_keys(&mut self, keys: &Keys) {
         let Some(socket) = &self.socket else { return };
-        let is_ipv4 = self.address.is_ipv4();
-        let wanted: BTreeMap<IpNet, (Transport, Password)> = keys
-            .iter()
-            .filter(|(net, _)| net.addr().is_ipv4() == is_ipv4)
-            .map(|(net, key)| (*net, key.clone()))
-            .collect();
+        let wanted = keys.of_family(self.address.is_ipv4());
         if wanted == self.keys {
             return;
         }
-        let mut error = None;
-        for (net, (transport, _)) in &self.keys {
-            if !wanted.contains_key(net) {
-                error = socket::set_listener_key(socket, *net, transport, None)
-                    .err()
-                    .or(error);
+        let mut error = wanted.ambiguous.first().map(|source| {
+            format!(
+                "peers at {} have different passwords: connections from there need the one of {}",
+                source.addr(),
+                wanted.place_of(source)
+            )
+        });
+        let mut set = |source: &IpNet, transport: &Transport, password: Option<&Password>| {
+            let result = socket::set_listener_key(socket, *source, transport, password);
+            if let Err(failed) = result {
+                error = Some(failed.to_string());
+            }
+        };
+        for (source, (transport, _)) in &self.keys.by_source {
+            if !wanted.by_source.contains_key(source) {
+                set(source, transport, None);
             }
         }
-        for (net, (transport, password)) in &wanted {
-            error = socket::set_listener_key(socket, *net, transport, Some(password))
-                .err()
-                .or(error);
+        for (source, (transport, password)) in &wanted.by_source {
+            set(source, transport, Some(password));
         }
-        let error = error.map(|error| error.to_string());
         if let Some(text) = &error
             && self.error != error
         {
@@ -193,5 +237,37 @@ async fn accept_all(
             // Out of descriptors, or a connection that was reset while it waited.
             Err(_) => sleep(Duration::from_millis(100)).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::announce::bgp::config::PeerAs;
+
+    fn peer(name: &str, address: &str, interface: &str, password: &str) -> PeerConfig {
+        let mut peer = PeerConfig::new(name, address.parse().unwrap(), PeerAs::External);
+        peer.transport.interface = Some(interface.to_owned());
+        peer.transport.password = Password::new(password).ok();
+        peer
+    }
+
+    #[test]
+    fn two_passwords_of_one_address_are_told_apart_from_one_said_twice() {
+        let same = [
+            peer("left", "fe80::1", "eth1", "secret"),
+            peer("right", "fe80::1", "eth2", "secret"),
+            peer("other", "192.0.2.1", "eth1", "other"),
+        ];
+        let keys = Keys::of(same.iter());
+        assert_eq!((keys.by_source.len(), keys.ambiguous.len()), (2, 0));
+        assert_eq!(keys.of_family(true).by_source.len(), 1);
+        let mut different = same;
+        different[1].transport.password = Password::new("another").ok();
+        let keys = Keys::of(different.iter());
+        let source = *keys.ambiguous.first().unwrap();
+        assert_eq!(source.addr().to_string(), "fe80::1");
+        assert_eq!(keys.place_of(&source), "eth1");
+        assert_eq!(keys.of_family(true).ambiguous.len(), 0);
     }
 }

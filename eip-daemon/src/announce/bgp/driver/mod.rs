@@ -208,8 +208,11 @@ impl Supervisor {
                     }
                     is_new = true;
                 }
-                Some((stream, source)) = self.listeners.accept() => {
-                    self.hand_over(&intent.peers, stream, source);
+                // Not a pattern: nothing to hand over is a reason to go round as well.
+                accepted = self.listeners.accept() => {
+                    if let Some((stream, source)) = accepted {
+                        self.hand_over(&intent.peers, stream, source);
+                    }
                 }
                 Some(heard) = self.advertisers.heard() => self.note_router(&peers, &heard),
                 Some(ended) = self.tasks.join_next_with_id() => {

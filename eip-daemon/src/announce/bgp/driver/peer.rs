@@ -30,7 +30,7 @@ use super::{
 use crate::announce::bgp::{
     bfd::Service,
     config::{PeerAs, PeerConfig},
-    fsm::{Identity, Input, LastError, Origin, Output, Session, SessionSnapshot, State},
+    fsm::{Identity, Input, LastError, Loss, Origin, Output, Session, SessionSnapshot, State},
     wire::{Message, SizeLimit},
 };
 
@@ -338,7 +338,8 @@ impl PeerTask {
                 }
                 Output::Down => {
                     let session = self.session.snapshot();
-                    tell(&session, "session lost");
+                    let reason = session.last_loss.map(|loss| loss.to_string());
+                    warn!(reason, text = last_text(&session), "session lost");
                     self.faults.note_loss(&session);
                 }
             }
@@ -382,7 +383,16 @@ impl PeerTask {
     pub(super) fn publish(&mut self) {
         let snapshot = self.session.snapshot();
         if self.faults.note_errors(&snapshot) {
-            tell(&snapshot, "session refused");
+            let show = |error: &Option<LastError>| match error {
+                Some(error) => error.to_string(),
+                None => "none".to_owned(),
+            };
+            let (sent, received) = (show(&snapshot.last_sent), show(&snapshot.last_received));
+            warn!(
+                last_sent = sent,
+                last_received = received,
+                "session refused"
+            );
         }
         let is_flushed = self.is_flushed();
         let is_new = self.status.send_if_modified(|status| {
@@ -419,13 +429,12 @@ impl PeerTask {
     }
 }
 
-fn tell(session: &SessionSnapshot, what: &str) {
-    let name = |error: &Option<LastError>| match error {
-        Some(error) => error.reason.name(),
-        None => "none",
-    };
-    let (sent, received) = (name(&session.last_sent), name(&session.last_received));
-    warn!(last_sent = sent, last_received = received, "{what}");
+/// What the operator at the other end had to say about the end of the session, escaped (RFC 9003).
+fn last_text(session: &SessionSnapshot) -> Option<&str> {
+    match session.last_loss {
+        Some(Loss::Received(_)) => session.last_received.as_ref()?.text.as_deref(),
+        Some(Loss::Sent(_) | Loss::Closed) | None => None,
+    }
 }
 
 pub(super) async fn ready(stream: Option<&Stream>) {

@@ -86,11 +86,15 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = new_socket(address.ip())?;
     socket.set_reuse_address(true)?;
     match address {
-        SocketAddr::V4(_) => socket.set_ttl_v4(LISTENER_TTL)?,
+        SocketAddr::V4(_) => {
+            socket.set_ttl_v4(LISTENER_TTL)?;
+            socket.set_tos_v4(DSCP_CS6.into())?;
+        }
         SocketAddr::V6(_) => {
             // IPv4 has a listener of its own: keys and hop limits are per family.
             socket.set_only_v6(true)?;
             socket.set_unicast_hops_v6(LISTENER_TTL)?;
+            socket.set_tclass_v6(DSCP_CS6.into())?;
         }
     }
     socket.bind(&address.into())?;

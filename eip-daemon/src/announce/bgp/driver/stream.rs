@@ -29,6 +29,8 @@ pub(super) struct Stream {
     pub(super) framer: Framer,
     out: Vec<u8>,
     written: usize,
+    /// The last turn ended before the session had nothing more to say.
+    is_turn_over: bool,
 }
 
 /// What one read brought.
@@ -49,6 +51,7 @@ impl Stream {
             framer: Framer::default(),
             out: Vec::new(),
             written: 0,
+            is_turn_over: false,
         }
     }
 
@@ -64,7 +67,7 @@ impl Stream {
 
     /// Waits until something can be done: reading always, writing when something waits.
     pub(super) async fn ready(&self) -> io::Result<()> {
-        let interest = if self.is_flushed() {
+        let interest = if self.is_flushed() && !self.is_turn_over {
             Interest::READABLE
         } else {
             Interest::READABLE | Interest::WRITABLE
@@ -107,6 +110,7 @@ impl Stream {
                 Err(_) => break,
             }
         }
+        self.is_turn_over = total >= WRITE_TURN;
         total > 0
     }
 
@@ -118,6 +122,7 @@ impl Stream {
             framer: _,
             out,
             written,
+            is_turn_over: _,
         } = self;
         let waiting = out.get(written..).unwrap_or_default();
         let sent = timeout(LINGER, async {
@@ -132,5 +137,89 @@ impl Stream {
             })
             .await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, time::Instant};
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::announce::bgp::{
+        AttributeSet, PeerAs, PeerConfig, Route,
+        fsm::{Endpoints, Identity, Input},
+        route::RouteTable,
+        wire::{Capabilities, Message, Open},
+    };
+
+    const PATIENCE: Duration = Duration::from_mins(1);
+
+    fn established(routes: u32) -> Session {
+        let identity = Identity {
+            local_as: 65010,
+            router_id: Ipv4Addr::new(10, 99, 0, 2),
+            hostname: String::new(),
+            restart_time: Duration::ZERO,
+        };
+        let peer = PeerConfig::new("peer", Ipv4Addr::LOCALHOST.into(), PeerAs::External);
+        let route = |index: u32| Route {
+            prefix: std::net::IpAddr::V4((0x6440_0000 + index).into()).into(),
+            attributes: AttributeSet::default(),
+        };
+        let table = RouteTable::new((0..routes).map(route), true);
+        let mut session = Session::new(identity, peer, table, 1);
+        let endpoints = Endpoints {
+            local: Ipv4Addr::LOCALHOST.into(),
+            other_ipv4: None,
+            other_ipv6: None,
+            link_local: None,
+        };
+        let open = Open {
+            asn: 65001,
+            hold_time_s: 90,
+            router_id: Ipv4Addr::new(10, 99, 0, 1),
+            capabilities: Capabilities::default(),
+        };
+        for input in [
+            Input::Start,
+            Input::Dialled(endpoints),
+            Input::Message(Origin::Dialled, Message::Open(open)),
+            Input::Message(Origin::Dialled, Message::Keepalive),
+        ] {
+            session.process(input, Instant::now());
+        }
+        session
+    }
+
+    /// The peer takes everything at once: the socket never says that it can be written to again.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_left_after_a_turn_waits_for_nothing_else() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let reader = tokio::spawn(async move {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let mut bytes = vec![0; 1 << 20];
+            let mut total = 0;
+            while let Ok(len @ 1..) = tcp.read(&mut bytes).await {
+                total += len;
+            }
+            total
+        });
+        let mut stream = Stream::new(TcpStream::connect(address).await.unwrap());
+        let mut session = established(500_000);
+        let mut turns = 0;
+        loop {
+            turns += usize::from(stream.flush(Origin::Dialled, &mut session));
+            if session.is_settled() && stream.is_flushed() {
+                break;
+            }
+            let ready = timeout(PATIENCE, stream.ready()).await;
+            ready.expect("it goes on by itself").unwrap();
+        }
+        assert!(turns > 1, "{turns} turns");
+        drop(stream);
+        assert!(reader.await.unwrap() > 4 * WRITE_TURN);
     }
 }

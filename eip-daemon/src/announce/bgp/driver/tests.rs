@@ -16,12 +16,13 @@ use crate::announce::bgp::{
     AttributeSet, Exit, FamilySnapshot, Password, PeerAs, PeerConfig, Route, Speaker,
     SpeakerConfig, State,
     wire::{
-        Capabilities, HEADER_LEN, Message, Open, Reason, SizeLimit, decode_body, decode_header,
-        encode_keepalive,
+        Capabilities, GracefulRestart, HEADER_LEN, Message, Open, Reason, SizeLimit, decode_body,
+        decode_header, encode_keepalive,
     },
 };
 
-const PATIENCE: Duration = Duration::from_secs(10);
+/// For what has to come, on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Loopback addresses keep tests that run side by side apart.
 fn host(test: u8, number: u8) -> Ipv4Addr {
@@ -376,6 +377,39 @@ async fn a_removed_peer_is_told_and_the_others_are_left_alone() {
     until("it is gone", || speaker.status().peers.len() == 1).await;
 }
 
+/// RFC 4486 section 4, and RFC 8538: the router that nobody will come back to drops what it has.
+#[tokio::test]
+async fn a_changed_peer_hears_whether_it_is_still_the_peer() {
+    for (test, change, expected) in [
+        (13, 0, "NOTIFICATION (6, 6)"),
+        (14, 1, "NOTIFICATION (6, 9)"),
+    ] {
+        let (speaker, mut hand) = dialled_by_speaker(test).await;
+        let mut bytes = Vec::new();
+        let mut open = open(host(test, 2));
+        open.capabilities.graceful_restart = Some(GracefulRestart {
+            has_restarted: false,
+            covers_notification: true,
+            restart_time_s: 120,
+            keeps_ipv4: Some(true),
+            keeps_ipv6: None,
+        });
+        open.encode("", &mut bytes);
+        encode_keepalive(&mut bytes);
+        hand.say(&bytes).await;
+        while hand
+            .hear()
+            .await
+            .is_some_and(|message| !message.contains("Some(Ipv4)"))
+        {}
+        let port = hand.tcp.local_addr().unwrap().port();
+        let mut changed = peer(host(test, 2 + change), host(test, 1), 65001, port);
+        changed.session.hold_time = Duration::from_secs(30);
+        assert_eq!(speaker.set_peers([changed]), []);
+        assert_eq!(hand.hear().await.as_deref(), Some(expected));
+    }
+}
+
 #[tokio::test]
 async fn a_bad_peer_is_refused_by_field_and_the_good_ones_go_on() {
     let (speaker, mut hand) = dialled_by_speaker(10).await;
@@ -440,7 +474,7 @@ async fn a_peer_that_reads_nothing_gets_the_final_state_and_not_the_history() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_is_reported_and_the_rest_works() {
+async fn an_address_that_is_taken_is_reported_and_used_once_it_is_free() {
     let taken = std::net::TcpListener::bind((host(12, 1), 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
     let speaker = Speaker::start(&config(host(12, 1), 65010, port)).unwrap();
@@ -448,6 +482,18 @@ async fn an_address_that_is_taken_is_reported_and_the_rest_works() {
         speaker.status().listeners.iter().any(|l| l.error.is_some())
     })
     .await;
+    speaker.set_peers([peer(host(12, 2), host(12, 1), 65001, port)]);
+    speaker.set_routes([], true);
+    drop(taken);
+    // Nothing else happens meanwhile that would have it tried again.
+    until("it listens", || {
+        let status = speaker.status();
+        status.listeners.iter().all(|l| l.error.is_none())
+    })
+    .await;
+    let mut hand = Hand::new(connect(host(12, 2), host(12, 1), port).await);
+    let open = hand.hear().await.unwrap();
+    assert!(open.starts_with("Open"), "{open}");
 }
 
 #[tokio::test]

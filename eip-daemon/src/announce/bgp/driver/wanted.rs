@@ -7,7 +7,7 @@ use super::{
     peer::{PeerTask, ready, wait_until},
 };
 use crate::announce::bgp::{
-    config::{PeerConfig, PeerName},
+    config::{Neighbour, PeerConfig, PeerName, Transport},
     fsm::{Farewell, Input, Origin, RouteFate, Serving, Session},
     wire::Reason,
 };
@@ -58,6 +58,7 @@ impl PeerTask {
         let is_policy_only =
             config.transport == self.config.transport && config.session == self.config.session;
         let is_policy_changed = config.export != self.config.export;
+        let is_same_router = is_same_router(&self.config.transport, &config.transport);
         self.config = config.clone();
         if is_policy_only {
             if is_policy_changed {
@@ -65,11 +66,13 @@ impl PeerTask {
             }
             return;
         }
-        self.step(Input::Stop(cease(
-            Reason::OtherConfigurationChange,
-            "",
-            RouteFate::Kept,
-        )));
+        let farewell = if is_same_router {
+            cease(Reason::OtherConfigurationChange, "", RouteFate::Kept)
+        } else {
+            // Nobody will come back to it.
+            cease(Reason::PeerDeconfigured, "", RouteFate::Dropped)
+        };
+        self.step(Input::Stop(farewell));
         let table = self.intent.borrow().table_of(config).clone();
         let seed = seed(&config.name);
         let session = Session::new(self.identity.clone(), config.clone(), table, seed);
@@ -117,6 +120,18 @@ impl PeerTask {
             }
         }
     }
+}
+
+/// Whether both lead to one router, as far as its configuration says. On an interface it is one
+/// router whatever its address.
+fn is_same_router(before: &Transport, after: &Transport) -> bool {
+    let place = |transport: &Transport| match transport.neighbour {
+        Neighbour::Address | Neighbour::Range(_) => Some(transport.address),
+        Neighbour::Advertised => None,
+    };
+    before.neighbour == after.neighbour
+        && before.interface == after.interface
+        && place(before) == place(after)
 }
 
 pub(super) fn cease(reason: Reason, text: &str, routes: RouteFate) -> Farewell {

@@ -4,8 +4,8 @@
 use std::time::Instant;
 
 use super::{
-    Agreement, Dialling, Export, LastError, Origin, Output, OwnCapabilities, Readiness, Restarting,
-    RouteFate, Session,
+    Agreement, Dialling, Export, LastError, Loss, Origin, Output, OwnCapabilities, Readiness,
+    Restarting, RouteFate, Session,
     connection::{Expired, Step},
     with_fate,
 };
@@ -109,14 +109,15 @@ impl Session {
         self.send_notification(origin, notification, outputs);
         outputs.push(Output::Close(origin));
         let was_up = self.connections.is_established(origin);
-        let failure = match notification.true_reason() {
+        let reason = notification.true_reason();
+        let failure = match reason {
             // The path failed, not the peer.
             Reason::HoldTimerExpired | Reason::SendHoldTimerExpired | Reason::BfdDown if was_up => {
                 Failure::Lost
             }
             _ => Failure::Refused,
         };
-        self.lose(origin, failure, now, outputs);
+        self.lose(origin, Loss::Sent(reason), failure, now, outputs);
     }
 
     /// RFC 9384 §3: the established session ends at once. Connections that are coming up may know
@@ -161,7 +162,7 @@ impl Session {
             Reason::ConnectionRejected => Failure::Unreachable,
             _ => Failure::Refused,
         };
-        self.lose(origin, failure, now, outputs);
+        self.lose(origin, Loss::Received(reason), failure, now, outputs);
     }
 
     pub(super) fn closed(&mut self, origin: Origin, now: Instant, outputs: &mut Vec<Output>) {
@@ -174,7 +175,7 @@ impl Session {
         } else {
             Failure::Unreachable
         };
-        self.lose(origin, failure, now, outputs);
+        self.lose(origin, Loss::Closed, failure, now, outputs);
     }
 
     pub(super) fn timer(&mut self, now: Instant, outputs: &mut Vec<Output>) {

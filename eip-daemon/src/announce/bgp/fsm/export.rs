@@ -50,6 +50,9 @@ struct FamilyExport<P> {
     via: Via,
     /// The next hop was taken away: nothing is announced, and `via` is no longer true.
     is_muted: bool,
+    /// The peer has asked for everything again. However often it does, it costs one look at the
+    /// table, when the socket has room.
+    is_refresh_asked: bool,
 }
 
 /// Everything an established session sends beside KEEPALIVE and NOTIFICATION.
@@ -149,14 +152,9 @@ impl Export {
 
     /// RFC 2918 §4: all of the family again; framed when both sides can (RFC 7313 §4).
     pub(super) fn refresh(&mut self, family: Family) {
-        let markers = if self.agreement.enhanced_route_refresh {
-            RefreshMarkers::BeginAndEnd
-        } else {
-            RefreshMarkers::None
-        };
         match (family, &mut self.ipv4, &mut self.ipv6) {
-            (Family::Ipv4, Ok(export), _) => export.rib.refresh(markers),
-            (Family::Ipv6, _, Ok(export)) => export.rib.refresh(markers),
+            (Family::Ipv4, Ok(export), _) => export.is_refresh_asked = true,
+            (Family::Ipv6, _, Ok(export)) => export.is_refresh_asked = true,
             (Family::Ipv4 | Family::Ipv6, _, _) => {}
         }
     }
@@ -179,13 +177,8 @@ impl Export {
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        self.ipv4
-            .as_ref()
-            .map_or(true, |export| export.rib.is_settled())
-            && self
-                .ipv6
-                .as_ref()
-                .map_or(true, |export| export.rib.is_settled())
+        self.ipv4.as_ref().map_or(true, FamilyExport::is_settled)
+            && self.ipv6.as_ref().map_or(true, FamilyExport::is_settled)
     }
 
     pub(super) fn agreement(&self) -> &Agreement {
@@ -273,8 +266,20 @@ impl<P: WirePrefix> FamilyExport<P> {
         (self.rib.advertised(), self.rib.pending())
     }
 
+    fn is_settled(&self) -> bool {
+        !self.is_refresh_asked && self.rib.is_settled()
+    }
+
     /// Appends one message; `false` when there is nothing to say.
     fn write_one(&mut self, speech: Speech<'_>, out: &mut Vec<u8>, written: &mut Written) -> bool {
+        if std::mem::take(&mut self.is_refresh_asked) {
+            self.rib
+                .refresh(if speech.agreement.enhanced_route_refresh {
+                    RefreshMarkers::BeginAndEnd
+                } else {
+                    RefreshMarkers::None
+                });
+        }
         let Some(due) = self.rib.due() else {
             return false;
         };
@@ -316,7 +321,7 @@ impl<P: WirePrefix> FamilyExport<P> {
 
     fn write_withdrawals(&mut self, speech: Speech<'_>, out: &mut Vec<u8>) {
         let mut update = UpdateWriter::withdraw::<P>(out, speech.agreement.limit);
-        while self.rib.take_withdrawal(|prefix| update.push(prefix)) {}
+        self.rib.take_withdrawals(|prefix| update.push(prefix));
         update.finish();
     }
 
@@ -335,10 +340,8 @@ impl<P: WirePrefix> FamilyExport<P> {
                 UpdateWriter::announce_mp::<P>(out, agreement.limit, &attributes, next_hop)
             }
         };
-        while self
-            .rib
-            .take_announcement(group, |prefix| update.push(prefix))
-        {}
+        self.rib
+            .take_announcements(group, |prefix| update.push(prefix));
         update.finish();
     }
 }
@@ -358,6 +361,7 @@ fn family<P: WirePrefix>(
         rib,
         via,
         is_muted: false,
+        is_refresh_asked: false,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Connection, Dialling, Endpoints, Origin, Output, OwnCapabilities, Readiness, Session,
+    Connection, Dialling, Endpoints, Loss, Origin, Output, OwnCapabilities, Readiness, Session,
     agreement::local_open,
 };
 use crate::announce::bgp::{
@@ -142,6 +142,7 @@ impl Session {
     pub(super) fn lose(
         &mut self,
         origin: Origin,
+        loss: Loss,
         failure: Failure,
         now: Instant,
         outputs: &mut Vec<Output>,
@@ -156,7 +157,7 @@ impl Session {
         {
             self.backoff.reset();
         }
-        self.drop_connection(&connection, outputs);
+        self.drop_connection(&connection, loss, outputs);
         if self.connections.get(origin.other()).is_none() && self.readiness == Readiness::Ready {
             self.retry_after(failure, now);
             if self.readiness != Readiness::Ready {
@@ -166,8 +167,14 @@ impl Session {
     }
 
     /// Counts the end of an established connection.
-    pub(super) fn drop_connection(&mut self, connection: &Connection, outputs: &mut Vec<Output>) {
+    pub(super) fn drop_connection(
+        &mut self,
+        connection: &Connection,
+        loss: Loss,
+        outputs: &mut Vec<Output>,
+    ) {
         if connection.export().is_some() {
+            self.last_loss = Some(loss);
             self.established_at = None;
             self.counters.lost += 1;
             outputs.push(Output::Down);

@@ -49,7 +49,7 @@ use connection::{Connection, Connections, Phase};
 pub use event::{Endpoints, Farewell, Identity, Input, Output, RouteFate, State};
 use export::Export;
 pub use export::{Serving, Silence};
-pub use snapshot::{Counters, FamilySnapshot, LastError, SessionSnapshot};
+pub use snapshot::{Counters, FamilySnapshot, LastError, Loss, SessionSnapshot};
 
 /// Whether and when we dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +84,7 @@ pub struct Session {
     backoff: Backoff,
     jitter: Jitter,
     counters: Counters,
+    last_loss: Option<Loss>,
     last_sent: Option<LastError>,
     last_received: Option<LastError>,
 }
@@ -114,6 +115,7 @@ impl Session {
             backoff: Backoff::default(),
             jitter: Jitter::new(seed),
             counters: Counters::default(),
+            last_loss: None,
             last_sent: None,
             last_received: None,
         }
@@ -264,11 +266,13 @@ impl Session {
                 continue;
             };
             let notification = last_words(farewell, &connection);
+            let mut loss = Loss::Closed;
             if let Some(notification) = notification {
+                loss = Loss::Sent(notification.true_reason());
                 self.send_notification(origin, &notification, outputs);
             }
             outputs.push(Output::Close(origin));
-            self.drop_connection(&connection, outputs);
+            self.drop_connection(&connection, loss, outputs);
         }
         self.backoff.reset();
     }

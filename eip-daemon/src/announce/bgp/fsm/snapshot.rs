@@ -1,6 +1,6 @@
 //! What can be seen of a session from outside.
 
-use std::net::Ipv4Addr;
+use std::{fmt, net::Ipv4Addr};
 
 use serde::Serialize;
 
@@ -59,6 +59,17 @@ pub struct LastError {
     pub text: Option<String>,
 }
 
+impl fmt::Display for LastError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (code, subcode) = self.reason.to_wire();
+        write!(f, "{code}/{subcode} {}", self.reason.name())?;
+        match &self.text {
+            Some(text) => write!(f, ": {text}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Serialize for LastError {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct as _;
@@ -69,6 +80,35 @@ impl Serialize for LastError {
         object.serialize_field("reason", self.reason.name())?;
         object.serialize_field("text", &self.text)?;
         object.end()
+    }
+}
+
+/// Why a session that was up is not any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// We ended it with a NOTIFICATION.
+    Sent(Reason),
+    /// The peer did.
+    Received(Reason),
+    /// The connection ended without one.
+    Closed,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (who, reason) = match self {
+            Self::Sent(reason) => ("sent", reason),
+            Self::Received(reason) => ("received", reason),
+            Self::Closed => return f.write_str("the connection was closed without a NOTIFICATION"),
+        };
+        let (code, subcode) = reason.to_wire();
+        write!(f, "{who} {code}/{subcode} {}", reason.name())
+    }
+}
+
+impl Serialize for Loss {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -110,6 +150,8 @@ pub struct SessionSnapshot {
     pub ipv6: Option<FamilySnapshot>,
     /// The newest table of which everything has been written to the peer's connection.
     pub settled_generation: Option<u64>,
+    /// Why it went down the last time it was up.
+    pub last_loss: Option<Loss>,
     /// Last NOTIFICATION sent.
     pub last_sent: Option<LastError>,
     /// Last NOTIFICATION received.
@@ -147,6 +189,7 @@ impl Session {
             settled_generation: export
                 .filter(|export| export.is_settled())
                 .map(super::Export::generation),
+            last_loss: self.last_loss,
             last_sent: self.last_sent.clone(),
             last_received: self.last_received.clone(),
             counters: self.counters,

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
@@ -38,8 +38,15 @@ fn table(routes: &[(u32, u32)]) -> FamilyRoutes<Ipv4Net> {
 /// What a peer knows that does as it is told.
 #[derive(Debug, Default)]
 struct PeerView {
+    /// With what was said about them.
     routes: BTreeMap<Ipv4Net, u32>,
     said: Vec<&'static str>,
+    /// The policy at the moment; what is said comes of it as much as of the route.
+    policy: u32,
+    /// Under which policy a route was said.
+    said_under: BTreeMap<Ipv4Net, u32>,
+    /// Not said again since the last `BoRR` (RFC 7313 §4).
+    stale: BTreeSet<Ipv4Net>,
 }
 
 impl PeerView {
@@ -51,28 +58,33 @@ impl PeerView {
         match due {
             Due::Withdrawals => {
                 self.said.push("withdraw");
-                while rib.take_withdrawal(|prefix| {
+                rib.take_withdrawals(|prefix| {
                     fits() && {
                         assert!(
                             self.routes.remove(&prefix).is_some(),
                             "{prefix} was not there"
                         );
+                        self.said_under.remove(&prefix);
+                        self.stale.remove(&prefix);
                         true
                     }
-                }) {}
+                });
             }
             Due::Announcements(attributes) => {
                 self.said.push("announce");
                 let med = attributes.med.unwrap();
-                while rib.take_announcement(&attributes, |prefix| {
+                rib.take_announcements(&attributes, |prefix| {
                     fits() && {
                         self.routes.insert(prefix, med);
+                        self.said_under.insert(prefix, self.policy);
+                        self.stale.remove(&prefix);
                         true
                     }
-                }) {}
+                });
             }
             Due::BeginOfRefresh => {
                 self.said.push("begin");
+                self.stale = self.routes.keys().copied().collect();
                 rib.refresh_begun();
             }
             Due::End(marker) => {
@@ -80,6 +92,11 @@ impl PeerView {
                     EndMarker::EndOfRib => "end of rib",
                     EndMarker::EndOfRefresh => "end of refresh",
                 });
+                if marker == EndMarker::EndOfRefresh {
+                    for prefix in std::mem::take(&mut self.stale) {
+                        self.routes.remove(&prefix);
+                    }
+                }
                 rib.ended(marker);
             }
         }
@@ -160,6 +177,26 @@ fn a_prefix_that_comes_back_before_its_withdrawal_left_is_not_mentioned() {
     rib.set_desired(table(&[]), true);
     rib.set_desired(table(&[(1, 10)]), true);
     assert_eq!(rib.due(), None);
+}
+
+/// The peer has what was said before; it has to hear what is said now.
+#[test]
+fn a_prefix_that_comes_back_after_the_policy_has_changed_is_said_again() {
+    let ways: [fn(&mut AdjRibOut<Ipv4Net>); 2] = [AdjRibOut::repeat_all, |rib| {
+        rib.refresh(RefreshMarkers::BeginAndEnd);
+    }];
+    for repeat in ways {
+        let mut rib = AdjRibOut::new(table(&[(1, 10)]), true);
+        let mut peer = PeerView::default();
+        peer.listen_to_all(&mut rib);
+        rib.set_desired(table(&[]), true);
+        repeat(&mut rib);
+        peer.policy += 1;
+        rib.set_desired(table(&[(1, 10)]), true);
+        peer.listen_to_all(&mut rib);
+        assert_eq!(peer.said_under[&host(1)], peer.policy);
+        assert_eq!(peer.routes, BTreeMap::from([(host(1), 10)]));
+    }
 }
 
 #[test]
@@ -311,14 +348,18 @@ proptest! {
                 }
                 Happening::Listen(size) => { peer.listen(&mut rib, size); }
                 Happening::Refresh(markers) => rib.refresh(markers),
-                Happening::Repeat => rib.repeat_all(),
+                Happening::Repeat => {
+                    peer.policy += 1;
+                    rib.repeat_all();
+                }
             }
             prop_assert_eq!(rib.advertised(), peer.routes.len());
         }
         peer.listen_to_all(&mut rib);
         let wanted: BTreeMap<Ipv4Net, u32> =
             desired.iter().map(|(prefix, set)| (*prefix, set.med.unwrap())).collect();
-        prop_assert_eq!(peer.routes, wanted);
+        prop_assert_eq!(&peer.routes, &wanted);
+        prop_assert!(peer.routes.keys().all(|prefix| peer.said_under[prefix] == peer.policy));
         prop_assert!(rib.is_settled());
         prop_assert_eq!(rib.pending(), 0);
         prop_assert_eq!(peer.said.iter().filter(|said| **said == "end of rib").count(), 1);

@@ -136,6 +136,18 @@ fn a_bad_field_of_a_peer_is_named_with_its_line() {
             "line 7: spec.holdTimeSeconds: \"2\" is not 0 for none",
         ),
         (
+            "  sendHoldTimeSeconds: 89\n",
+            "line 7: spec.sendHoldTimeSeconds: \"89\" is not at least the hold time",
+        ),
+        (
+            "  holdTimeSeconds: 600\n  sendHoldTimeSeconds: 599\n",
+            "line 8: spec.sendHoldTimeSeconds: \"599\" is not at least the hold time",
+        ),
+        (
+            "  connectTimeoutSeconds: 0\n",
+            "line 7: spec.connectTimeoutSeconds: \"0\" is not at least 1",
+        ),
+        (
             "  multihop: 0\n",
             "line 7: spec.multihop: \"0\" is not a number of hops",
         ),

@@ -443,6 +443,43 @@ fn errors_of_both_directions_are_remembered_with_their_text() {
 }
 
 #[test]
+fn what_ended_the_last_session_is_remembered() {
+    type End = fn(&mut World);
+    let rows: [(&str, End); 5] = [
+        (
+            "the connection was closed without a NOTIFICATION",
+            |world| drop(world.feed(Input::Closed(Origin::Dialled))),
+        ),
+        ("received 6/4 administrative reset", |world| {
+            drop(world.hear(Origin::Dialled, notification(6, 4)));
+        }),
+        ("sent 4/0 hold timer expired", |world| {
+            drop(world.pass(90));
+        }),
+        ("sent 6/10 BFD down", |world| {
+            drop(world.feed(Input::PathDead(RouteFate::Kept)));
+        }),
+        ("sent 6/3 peer de-configured", |world| {
+            drop(world.feed(Input::Stop(Farewell::Cease {
+                reason: Reason::PeerDeconfigured,
+                text: String::new(),
+                routes: RouteFate::Dropped,
+            })));
+        }),
+    ];
+    for (expected, end) in rows {
+        let mut world = World::in_state(State::Established);
+        assert_eq!(world.session.snapshot().last_loss, None);
+        end(&mut world);
+        let loss = world.session.snapshot().last_loss.expect(expected);
+        assert_eq!(loss.to_string(), expected);
+        // One that never came up is no loss.
+        world.feed(Input::Closed(Origin::Dialled));
+        assert_eq!(world.session.snapshot().last_loss, Some(loss));
+    }
+}
+
+#[test]
 fn unknown_capabilities_are_no_obstacle() {
     let mut open = peer_open();
     open.capabilities.unknown = 40;
