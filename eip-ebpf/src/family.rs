@@ -124,8 +124,7 @@ impl Family for Ipv6Wire {
     /// through the helper.
     #[inline(always)]
     fn headers(skb: &Skb<'_>) -> Result<Headers<Self>, ParseError> {
-        let mut headers = Headers::empty([0; 16]);
-        ipv6_fixed(skb, &mut headers)?;
+        let mut headers = parse::ipv6_fixed(&skb.view(), ETHERNET_LEN, skb.l3_len())?;
         if parse::is_ipv6_extension(headers.protocol) {
             parse::ipv6_extensions(skb, &mut headers)?;
             ipv6_transport(skb, &mut headers)?;
@@ -171,12 +170,6 @@ impl Family for Ipv6Wire {
 #[inline(always)]
 fn ipv4(skb: &Skb<'_>, headers: &mut Headers<Ipv4Wire>) -> Result<(), ParseError> {
     *headers = parse::ipv4(&skb.view(), ETHERNET_LEN, skb.l3_len())?;
-    Ok(())
-}
-
-#[inline(never)]
-fn ipv6_fixed(skb: &Skb<'_>, headers: &mut Headers<Ipv6Wire>) -> Result<(), ParseError> {
-    *headers = parse::ipv6_fixed(&skb.view(), ETHERNET_LEN, skb.l3_len())?;
     Ok(())
 }
 

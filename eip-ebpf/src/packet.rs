@@ -540,7 +540,8 @@ fn empty_lookup(family: u8, ifindex: u32) -> bpf_fib_lookup {
 impl NextHopAddress for Ipv4Wire {
     #[inline(always)]
     fn redirect_parameters(self) -> bpf_redir_neigh {
-        let mut words = [0; 4];
+        let none = black_box(0);
+        let mut words = [none, none, none, none];
         words[0] = u32::from_ne_bytes(self);
         bpf_redir_neigh {
             nh_family: u32::from(AF_INET),

@@ -15,7 +15,7 @@ use crate::{
 ///
 /// unit: pure parts, no root. bpf: the kernel programs, packet by packet, by the kernel's own test
 /// run. e2e: the real daemon in network namespaces. oracle: the kernel's own NAT and ours get the same
-/// packets. vm: a real kernel in qemu as the VM, skipped where qemu cannot be had. fuzz: each target of
+/// packets. vm: a real kernel in qemu as the VM. fuzz: each target of
 /// `cargo xtask fuzz` for some seconds. interop: the BGP speaker against BIRD, FRR and GoBGP. cluster:
 /// controller and agents against a real API server, which is built once. All but unit and fuzz need root.
 ///

@@ -250,6 +250,18 @@ impl World {
         });
     }
 
+    /// Sets a gateway of each family, on an uplink with this MTU.
+    pub fn gateways(&mut self, address4: &str, address6: [u8; 16], mtu: u32) {
+        self.put_config(Config {
+            abi_version: ABI_VERSION,
+            flags: CONFIG_GATEWAY4 | CONFIG_GATEWAY6,
+            gateway_ifindex: OTHER_PORT,
+            gateway_mtu: mtu,
+            gateway4: ip(address4),
+            gateway6: address6,
+        });
+    }
+
     /// No gateway: routes decide.
     pub fn without_gateway(&mut self) {
         self.put_config(Config {
@@ -391,6 +403,11 @@ impl World {
     /// Writes a VM as it stands.
     pub fn put_vm(&mut self, vm: &str, value: Vm<[u8; 4]>) {
         self.put(map::VM4, ip(vm), value);
+    }
+
+    /// Writes a VM with IPv6 as it stands.
+    pub fn put_vm6(&mut self, vm: [u8; 16], value: Vm<[u8; 16]>) {
+        self.put(map::VM6, vm, value);
     }
 
     fn put<K: Pod, V: Pod>(&mut self, name: &str, key: K, value: V) {

@@ -26,10 +26,12 @@ use aya::{
 use eip_bpf_tests::{
     World,
     packet::ends,
+    packet6::{ends6, ip6},
     world::{PORT, binding},
 };
 use eip_common::{
     abi::{BINDING_PRIMARY, Delivery, NET_BYPASS, Vm},
+    parse::ETHERTYPE_IPV6,
     reason::{Hook, Reason},
 };
 
@@ -101,6 +103,11 @@ fn address(index: u32) -> String {
     format!("100.{b}.{c}.{d}")
 }
 
+/// The same of the other family.
+fn address6(index: u32) -> String {
+    format!("2001:db8:113::{:x}:{:x}", index >> 16, index & 0xffff)
+}
+
 /// A world in which translating address `i` gives its successor.
 fn filled_world(count: u32, spread: Spread) -> World {
     let mut world = World::with_max_bindings(count.max(4096));
@@ -114,7 +121,8 @@ fn filled_world(count: u32, spread: Spread) -> World {
     ] {
         world.net(other, NET_BYPASS);
     }
-    world.gateway("192.0.2.1", 1500);
+    world.net("fd00:10:244::/48", NET_BYPASS);
+    world.gateways("192.0.2.1", ip6("fe80::1"), 1500);
     for index in 0..count {
         let next = match spread {
             Spread::Hot => index,
@@ -140,6 +148,16 @@ fn filled_world(count: u32, spread: Spread) -> World {
             flags: 0,
         };
         world.put_vm(&here, vm);
+        let (here, there) = (ip6(&address6(index)), ip6(&address6(next)));
+        world.put_binding6(here, binding(there, lane, PORT, index, BINDING_PRIMARY));
+        let vm = Vm {
+            eip: there,
+            port_ifindex: PORT,
+            l3_ifindex: PORT,
+            slot: index,
+            flags: 0,
+        };
+        world.put_vm6(here, vm);
     }
     world
 }
@@ -150,8 +168,13 @@ fn rows_for(rows: &mut Vec<Row>, world: usize, count: u32, spread: Spread) {
     } else {
         "spread"
     };
-    let mut row = |name: &str, hook, reason, packet, goal| {
-        let at = if hook == Hook::DoorOut { 26 } else { 30 };
+    let mut row = |name: &str, hook, reason, packet: Vec<u8>, goal| {
+        let at = match (hook == Hook::DoorOut, is_ipv6(&packet)) {
+            (true, false) => 26,
+            (false, false) => 30,
+            (true, true) => 22,
+            (false, true) => 38,
+        };
         rows.push(Row {
             name: format!("{name}, {count} bindings, {kind}"),
             hook,
@@ -172,6 +195,9 @@ fn rows_for(rows: &mut Vec<Row>, world: usize, count: u32, spread: Spread) {
         (4096, Spread::Random) => Some(four_thousand),
         _ => None,
     };
+    let (client6, eip6) = ("2001:db8:51::7", address6(0));
+    let inbound6 = ends6(client6, &eip6).hops(255).udp(40000, 53, &[0; 18]);
+    let outbound6 = ends6(&eip6, client6).hops(255).udp(53, 40000, &[0; 18]);
     if spread == Spread::Hot {
         row(
             "xdp: express hit",
@@ -180,7 +206,28 @@ fn rows_for(rows: &mut Vec<Row>, world: usize, count: u32, spread: Spread) {
             inbound.clone(),
             goal(90, 0),
         );
+        row(
+            "xdp: express hit, IPv6",
+            Hook::UplinkXdp,
+            Reason::DeliveredXdp,
+            inbound6.clone(),
+            None,
+        );
     }
+    row(
+        "tc in: hit, IPv6",
+        Hook::UplinkTc,
+        Reason::DeliveredPeer,
+        inbound6,
+        None,
+    );
+    row(
+        "tc out: hit, IPv6",
+        Hook::DoorOut,
+        Reason::SentToUplink,
+        outbound6,
+        None,
+    );
     row(
         "tc in: hit",
         Hook::UplinkTc,
@@ -222,6 +269,10 @@ fn rows_for(rows: &mut Vec<Row>, world: usize, count: u32, spread: Spread) {
     }
 }
 
+fn is_ipv6(packet: &[u8]) -> bool {
+    packet[12..14] == ETHERTYPE_IPV6
+}
+
 /// Median nanoseconds per packet of one round.
 fn measure(world: &mut World, row: &Row) -> u64 {
     let before = world.total(row.hook, row.reason);
@@ -258,7 +309,11 @@ fn measure(world: &mut World, row: &Row) -> u64 {
 /// Makes the packet one of another binding. Its checksums are off by that, which costs nothing and
 /// nobody checks here.
 fn start_at(packet: &mut [u8], at: usize, index: u32) {
-    packet[at..at + 4].copy_from_slice(&eip_bpf_tests::ip(&address(index)));
+    if is_ipv6(packet) {
+        packet[at..at + 16].copy_from_slice(&ip6(&address6(index)));
+    } else {
+        packet[at..at + 4].copy_from_slice(&eip_bpf_tests::ip(&address(index)));
+    }
 }
 
 fn median(samples: &mut [u64]) -> u64 {
