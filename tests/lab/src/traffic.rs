@@ -373,7 +373,9 @@ fn run_stream(socket: &UdpSocket, to: SocketAddr, pace: Pace) -> anyhow::Result<
         while report.sent < u64::from(pace.count)
             && now >= start + interval * u32::try_from(report.sent).unwrap_or(u32::MAX)
         {
-            send_numbered(socket, to, report.sent)?;
+            if !send_numbered(socket, to, report.sent)? {
+                break;
+            }
             report.sent += 1;
             last_sent = now;
         }
@@ -387,6 +389,7 @@ fn run_stream(socket: &UdpSocket, to: SocketAddr, pace: Pace) -> anyhow::Result<
         } else {
             (start + interval * u32::try_from(report.sent).unwrap_or(u32::MAX))
                 .saturating_duration_since(now)
+                .max(Duration::from_micros(200))
         };
         wait_readable(socket, next)?;
         while let Some((number, from)) = receive_numbered(socket)? {
@@ -409,15 +412,17 @@ fn run_stream(socket: &UdpSocket, to: SocketAddr, pace: Pace) -> anyhow::Result<
     }
 }
 
-fn send_numbered(socket: &UdpSocket, to: SocketAddr, number: u64) -> anyhow::Result<()> {
+/// `false` if there is no room for it now: so many are still on their way.
+fn send_numbered(socket: &UdpSocket, to: SocketAddr, number: u64) -> anyhow::Result<bool> {
     let mut datagram = [0; 12];
     let (magic, rest) = datagram.split_at_mut(4);
     magic.copy_from_slice(STREAM_MAGIC);
     rest.copy_from_slice(&number.to_be_bytes());
     match socket.send_to(&datagram, to) {
         // An ICMP error for an earlier datagram: that one is lost, and counted as such.
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
         Err(error) => Err(error).with_context(|| format!("send datagram {number} to {to}")),
     }
 }
