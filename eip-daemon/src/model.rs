@@ -336,8 +336,21 @@ pub struct Link {
     pub mtu: u32,
     /// Bridge, bond or VRF it belongs to.
     pub master: Option<u32>,
+    /// What makes it a VLAN interface.
+    pub vlan: Option<Vlan>,
     /// Administratively up.
     pub is_up: bool,
+}
+
+/// Which frames of another interface belong to a VLAN interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vlan {
+    /// The interface below.
+    pub below: u32,
+    /// VLAN id of the tag that is taken off.
+    pub id: u16,
+    /// The tag is one of 802.1ad, not of 802.1Q.
+    pub is_service: bool,
 }
 
 /// An address of the node itself.

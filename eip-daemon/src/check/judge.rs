@@ -8,7 +8,7 @@ use super::{Checkup, Evidence, Finding, forward::DroppingChain};
 use crate::{
     config::NodeConfig,
     dataplane::features::{Device, Features, Support, Sysctl, UplinkFeatures},
-    model::{DeliveryChoice, Link, NetworkView, TcMode, XdpMode},
+    model::{DeliveryChoice, Link, NetworkView, TcMode, Vlan, XdpMode},
 };
 
 pub(super) fn gateways(node: &NodeConfig) -> impl Iterator<Item = IpAddr> {
@@ -169,14 +169,64 @@ fn uplink(
         return vec![Finding::missing(&subject, "no such interface", cure)];
     };
     let native = features.map_or(Support::Unknown, |features| features.native_xdp);
-    vec![link_state(&subject, link), xdp(&subject, mode, native)]
+    let strips = features.map_or(Support::Unknown, |features| features.strips_vlan_tags);
+    let mut findings = vec![link_state(&subject, link, view)];
+    findings.push(match link.vlan {
+        Some(_) if matches!(mode, XdpMode::Auto) => Finding::good(
+            format!("{subject} XDP"),
+            "generic: a VLAN interface has no other",
+        ),
+        _ => xdp(&subject, mode, native),
+    });
+    findings.extend(vlans_above(&subject, mode, strips, link, view));
+    findings
 }
 
-fn link_state(subject: &str, link: &Link) -> Finding {
-    let kind = if link.kind.is_empty() {
-        "hardware"
-    } else {
-        &link.kind
+/// XDP runs before VLAN interfaces get their frames. A tag that the driver has taken off is beside the frame then, and
+/// a program cannot tell whose frame it is.
+fn vlans_above(
+    subject: &str,
+    mode: XdpMode,
+    strips: Support,
+    link: &Link,
+    view: &NetworkView,
+) -> Option<Finding> {
+    let is_above = |other: &&Link| other.vlan.is_some_and(|vlan| vlan.below == link.ifindex);
+    let above: Vec<_> = view.links.values().filter(is_above).collect();
+    let first = above.first()?;
+    let others = match above.len() {
+        1 => String::new(),
+        number => format!(" and {} more", number - 1),
+    };
+    let subject = format!("{subject} VLANs");
+    let name = &first.name;
+    let may = match (mode, strips) {
+        (XdpMode::Off, _) | (_, Support::No) => {
+            let found = format!("{name}{others}: their frames are left to them");
+            return Some(Finding::good(subject, found));
+        }
+        (_, Support::Yes) => "takes",
+        (_, Support::Unknown) => "may take",
+    };
+    let found = format!(
+        "{name}{others}; the card {may} tags off before XDP sees a frame: the lane xdp would serve elastic IPs to \
+         every VLAN, and answers to packets too large for a VM would leave without their tag"
+    );
+    let cure = format!(
+        "ethtool -K {} rx-vlan-hw-parse off rx-vlan-stag-hw-parse off, or --xdp-mode off",
+        link.name
+    );
+    Some(Finding::advice(&subject, found, cure))
+}
+
+fn link_state(subject: &str, link: &Link, view: &NetworkView) -> Finding {
+    let kind = match link.vlan {
+        _ if link.kind.is_empty() => "hardware".to_owned(),
+        Some(Vlan { below, id, .. }) => {
+            let below = view.links.get(&below);
+            format!("VLAN {id} of {}", below.map_or("?", |below| &below.name))
+        }
+        None => link.kind.clone(),
     };
     let found = format!("{kind}, MTU {}", link.mtu);
     if link.is_up {

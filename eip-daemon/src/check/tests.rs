@@ -6,7 +6,7 @@ use crate::{
     config::NodeConfig,
     ctl::fixture,
     dataplane::features::{Device, Features, Support, Sysctl, UplinkFeatures},
-    model::{DeliveryChoice, RouteTo, TcMode, XdpMode},
+    model::{DeliveryChoice, Link, RouteTo, TcMode, Vlan, XdpMode},
 };
 
 /// Takes something away from a node that has everything.
@@ -34,6 +34,7 @@ fn evidence() -> Evidence {
         interface: "eth0".into(),
         exists: true,
         native_xdp: Support::Yes,
+        strips_vlan_tags: Support::Yes,
     };
     let features = Features {
         kernel_release: "6.18.0".into(),
@@ -314,6 +315,69 @@ fn what_could_be_better_does_not_fail_the_check() {
         assert!(complaints.contains(expected), "{name}: {complaints}");
         assert!(checkup.is_good(), "{name}");
     }
+}
+
+/// Puts the VLAN interface `eth0.100` above the uplink.
+fn add_vlan(evidence: &mut Evidence) {
+    let card = evidence.view.links[&2].clone();
+    let vlan = Link {
+        ifindex: 20,
+        name: "eth0.100".into(),
+        kind: "vlan".into(),
+        vlan: Some(Vlan {
+            below: 2,
+            id: 100,
+            is_service: false,
+        }),
+        ..card
+    };
+    evidence.view.links.insert(20, vlan);
+}
+
+#[test]
+fn tags_that_xdp_cannot_see_are_told_where_there_are_vlans() {
+    let (mut node, mut evidence) = (node(), evidence());
+    add_vlan(&mut evidence);
+    let text = complaints(&judge(&node, &evidence)).join("\n");
+    assert!(
+        text.starts_with("advice uplink eth0 VLANs: eth0.100; the card takes tags off before XDP")
+            && text.ends_with(
+                "-> ethtool -K eth0 rx-vlan-hw-parse off rx-vlan-stag-hw-parse off, or --xdp-mode off"
+            ),
+        "{text}"
+    );
+    evidence.features.uplinks[0].strips_vlan_tags = Support::No;
+    assert_eq!(complaints(&judge(&node, &evidence)), Vec::<String>::new());
+    evidence.features.uplinks[0].strips_vlan_tags = Support::Unknown;
+    node.settings.xdp_mode = XdpMode::Off;
+    assert_eq!(complaints(&judge(&node, &evidence)), Vec::<String>::new());
+}
+
+#[test]
+fn a_vlan_as_the_uplink_is_described_with_what_is_below() {
+    let (mut node, mut evidence) = (node(), evidence());
+    add_vlan(&mut evidence);
+    node.settings.uplinks = vec!["eth0.100".into()];
+    evidence.view.routes.values_mut().next().unwrap().ifindex = 20;
+    let uplink = &mut evidence.features.uplinks[0];
+    uplink.interface = "eth0.100".into();
+    uplink.native_xdp = Support::No;
+    let checkup = judge(&node, &evidence);
+    // Nobody's XDP is below.
+    assert_eq!(complaints(&checkup), Vec::<String>::new());
+    let found: Vec<_> = checkup
+        .findings
+        .iter()
+        .map(|finding| finding.found.as_str())
+        .collect();
+    assert!(
+        found.contains(&"VLAN 100 of eth0, MTU 1500, up"),
+        "{found:?}"
+    );
+    assert!(
+        found.contains(&"generic: a VLAN interface has no other"),
+        "{found:?}"
+    );
 }
 
 #[test]

@@ -134,6 +134,7 @@ fn link(ifindex: u32, name: &str, kind: &str) -> (u32, Link) {
         mac: Some([2, 0, 0, 0, 0, 1]),
         mtu: 1500,
         master: None,
+        vlan: None,
         is_up: true,
     };
     (ifindex, link)

@@ -299,6 +299,7 @@ mod tests {
                 mac: None,
                 mtu: 1500,
                 master: None,
+                vlan: None,
                 is_up: true,
             },
             xdp,

@@ -76,6 +76,8 @@ pub struct UplinkFeatures {
     pub exists: bool,
     /// Its driver runs XDP programs.
     pub native_xdp: Support,
+    /// Its driver takes VLAN tags off frames, so that XDP does not see them.
+    pub strips_vlan_tags: Support,
 }
 
 /// Settings of one interface that decide about packets of elastic IPs.
@@ -155,20 +157,30 @@ async fn probe_uplinks(names: &[String]) -> Vec<UplinkFeatures> {
     let interfaces = links::list(&RouteClient::new(NETLINK_ROUTE))
         .await
         .unwrap_or_default();
-    let features = Generic::new().xdp_features().await.ok().flatten();
-    let probe = |name: &String| {
+    let generic = Generic::new();
+    let features = generic.xdp_features().await.ok().flatten();
+    let mut uplinks = Vec::new();
+    for name in names {
         let found = interfaces
             .values()
             .find(|interface| interface.link.name == *name);
-        UplinkFeatures {
+        let strips_vlan_tags = match found {
+            Some(found) => generic.strips_vlan_tags(found.link.ifindex).await,
+            None => Ok(None),
+        };
+        uplinks.push(UplinkFeatures {
             interface: name.clone(),
             exists: found.is_some(),
             native_xdp: found.map_or(Support::Unknown, |interface| {
                 native_xdp(features.as_ref(), interface.link.ifindex)
             }),
-        }
-    };
-    names.iter().map(probe).collect()
+            strips_vlan_tags: strips_vlan_tags
+                .ok()
+                .flatten()
+                .map_or(Support::Unknown, Support::from),
+        });
+    }
+    uplinks
 }
 
 fn native_xdp(features: Option<&XdpFeatures>, ifindex: u32) -> Support {

@@ -56,6 +56,7 @@ fn link(ifindex: u32, name: &str, kind: &str) -> Link {
         mac: Some([2, 0, 0, 0, 0, u8::try_from(ifindex).unwrap()]),
         mtu: 1500,
         master: None,
+        vlan: None,
         is_up: true,
     }
 }

@@ -71,6 +71,7 @@ fn link(ifindex: u32, name: &str, kind: &str, master: Option<u32>) -> Link {
         mac: Some([2, 0, 0, 0, 0, last]),
         mtu: 1500,
         master,
+        vlan: None,
         is_up: true,
     }
 }

@@ -19,7 +19,7 @@
 //! like the virt-launcher pod it is.
 //!
 //! Built from the bottom: [`netns`] (namespaces that always go away), [`plan`] (every address),
-//! [`firewall`], [`world`] (all of it raised), [`hidden`] (a VM behind a pod that translates), [`echo`] and [`traffic`] (questions and answers),
+//! [`uplink`] (a cable, or VLANs on one), [`firewall`], [`world`] (all of it raised), [`hidden`] (a VM behind a pod that translates), [`echo`] and [`traffic`] (questions and answers),
 //! [`sniff`], [`packet`] and [`leak`] (what was on the wire), [`documents`] and [`daemon`] (the real
 //! agent in it), [`lab`] and [`demo`] (what people run). Nothing outside the namespaces is changed,
 //! except that each running agent has a BPF file system of its own mounted in its directory.
@@ -42,5 +42,7 @@ pub mod packet;
 pub mod plan;
 pub mod sniff;
 pub mod traffic;
+pub mod uplink;
+mod vlan;
 pub mod wait;
 pub mod world;

@@ -34,7 +34,7 @@ use crate::{netns::Ns, packet, wait};
 /// `PACKET_OUTGOING` of `linux/if_packet.h`.
 const PACKET_OUTGOING: u8 = 4;
 /// Larger than any super-packet.
-const FRAME_MAX: usize = 128 * 1024;
+pub(crate) const FRAME_MAX: usize = 128 * 1024;
 /// Kernel buffer: room for a burst while the reader waits for a CPU.
 const SOCKET_BUFFER: usize = 32 * 1024 * 1024;
 /// Frames a sniffer remembers; older ones go first.
@@ -214,7 +214,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn packet_socket() -> anyhow::Result<OwnedFd> {
+pub(crate) fn packet_socket() -> anyhow::Result<OwnedFd> {
     let socket = socket(
         AddressFamily::Packet,
         SockType::Raw,

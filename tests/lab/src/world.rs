@@ -16,6 +16,8 @@ use crate::{
         ROUTER_CLIENT, ROUTER_MANAGEMENT, ROUTER_UPLINK, mac_text,
     },
     sniff::Sniffer,
+    uplink::Uplink,
+    vlan::StandIn,
     wait,
 };
 
@@ -54,6 +56,8 @@ pub enum GuestGro {
 pub struct WorldOptions {
     /// Main default route.
     pub default_route: DefaultRoute,
+    /// What the uplink is made of.
+    pub uplink: Uplink,
     /// The node's firewall.
     pub firewall: Firewall,
     /// The advice for the stack lane.
@@ -72,6 +76,7 @@ impl Default for WorldOptions {
     fn default() -> Self {
         Self {
             default_route: DefaultRoute::default(),
+            uplink: Uplink::default(),
             firewall: Firewall::default(),
             forward_accept: ForwardAccept::default(),
             wire: WireFrames::default(),
@@ -97,6 +102,7 @@ pub struct Guest {
 pub struct World {
     // Sniffers first: their threads end before the namespaces do.
     watchers: Vec<(&'static str, Sniffer)>,
+    stand_ins: Vec<StandIn>,
     leaks: LeakDetector,
     /// What the guests look like from outside is watched here and on the router.
     pub client: Ns,
@@ -144,6 +150,7 @@ impl World {
             .collect::<anyhow::Result<Vec<_>>>()?;
         let mut world = Self {
             watchers: Vec::new(),
+            stand_ins: Vec::new(),
             leaks: LeakDetector::default(),
             client,
             router,
@@ -152,7 +159,7 @@ impl World {
             options,
             is_standing: false,
         };
-        world.build().context("build the lab")?;
+        world.build(prefix).context("build the lab")?;
         world.watch().context("start the leak detector")?;
         world.settle()?;
         Ok(world)
@@ -175,6 +182,7 @@ impl World {
             .collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Self {
             watchers: Vec::new(),
+            stand_ins: Vec::new(),
             leaks: LeakDetector::default(),
             client: Ns::open(&format!("{prefix}client"))?,
             router: Ns::open(&format!("{prefix}router"))?,
@@ -264,8 +272,10 @@ impl World {
             .expect("a world that is watched")
     }
 
-    fn build(&self) -> anyhow::Result<()> {
+    fn build(&mut self, prefix: &str) -> anyhow::Result<()> {
         self.settings()?;
+        let uplink = self.options.uplink;
+        self.stand_ins = uplink.plug(&self.node, &self.router, prefix)?;
         self.outside_links()?;
         self.bridge()?;
         for guest in &self.guests {
@@ -329,8 +339,7 @@ impl World {
             CLIENT.v4, CLIENT.v6
         ))?;
         self.node.ip(&format!(
-            "link add up0 type veth peer name ru0 netns {router}
-            link add mg0 type veth peer name rm0 netns {router}
+            "link add mg0 type veth peer name rm0 netns {router}
             addr add {}/24 dev up0
             addr add {}/64 dev up0 nodad
             addr add {}/24 dev mg0

@@ -233,6 +233,7 @@ impl Node {
             mac: Some([2, 0, 0, 0, 0, 1]),
             mtu: 1500,
             master: None,
+            vlan: None,
             is_up: true,
         };
         view.links.insert(UPLINK, link(UPLINK, "up0", ""));

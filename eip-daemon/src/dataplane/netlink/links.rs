@@ -7,11 +7,14 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached},
+    link::{
+        InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+        LinkXdp, VlanProtocol, XdpAttached,
+    },
 };
 
 use super::{NetlinkError, RouteClient, is_gone};
-use crate::model::{Link, NodeAddress};
+use crate::model::{Link, NodeAddress, Vlan};
 
 /// The XDP program on an interface, whoever put it there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,21 +89,25 @@ fn interface(message: RouteNetlinkMessage) -> Option<Interface> {
         mac: None,
         mtu: 0,
         master: None,
+        vlan: None,
         is_up: message.header.flags.contains(LinkFlags::Up),
     };
     let is_running = message.header.flags.contains(LinkFlags::Running);
-    let mut xdp = None;
+    let (mut xdp, mut below, mut infos) = (None, None, Vec::new());
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(master) => link.master = Some(master),
             LinkAttribute::Address(bytes) if is_ethernet => link.mac = Mac::try_from(bytes).ok(),
-            LinkAttribute::LinkInfo(infos) => link.kind = kind(&infos).unwrap_or_default(),
+            LinkAttribute::LinkInfo(found) => infos = found,
+            LinkAttribute::Link(index) => below = Some(index),
             LinkAttribute::Xdp(facts) => xdp = xdp_program(&facts),
             _ => {}
         }
     }
+    link.kind = kind(&infos).unwrap_or_default();
+    link.vlan = below.and_then(|below| vlan(below, &infos));
     Some(Interface {
         link,
         xdp,
@@ -112,6 +119,23 @@ fn kind(infos: &[LinkInfo]) -> Option<String> {
     infos.iter().find_map(|info| match info {
         LinkInfo::Kind(kind) => Some(kind.to_string()),
         _ => None,
+    })
+}
+
+fn vlan(below: u32, infos: &[LinkInfo]) -> Option<Vlan> {
+    let data = infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vlan(data)) => Some(data),
+        _ => None,
+    })?;
+    let id = data.iter().find_map(|fact| match fact {
+        InfoVlan::Id(id) => Some(*id),
+        _ => None,
+    })?;
+    let is_service = data.contains(&InfoVlan::Protocol(VlanProtocol::Ieee8021Ad));
+    Some(Vlan {
+        below,
+        id,
+        is_service,
     })
 }
 

@@ -23,6 +23,7 @@ fn link(ifindex: u32, kind: &str, master: Option<u32>) -> (u32, Link) {
         mac: None,
         mtu: 1500,
         master,
+        vlan: None,
         is_up: true,
     };
     (ifindex, link)

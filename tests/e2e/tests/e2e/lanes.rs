@@ -9,6 +9,7 @@ use eip_lab::{
     firewall::{Firewall, ForwardAccept},
     plan::{CLIENT, Dual, Family, GuestPlan, POD1, POD2, VM1, VM2, eip},
     traffic::{self, Bulk, PATIENCE},
+    uplink::Uplink,
     world::{DefaultRoute, GuestGro, WireFrames, WorldOptions},
 };
 
@@ -362,6 +363,35 @@ fn everything_works_with_unfinished_checksums_and_super_packets_on_the_uplink() 
         ..WorldOptions::default()
     };
     lane(world, DaemonOptions::default());
+}
+
+/// The card below is named as well: what it hears of the VLAN it leaves to the VLAN, in XDP and in tc.
+#[test]
+fn everything_works_on_a_vlan_above_another_uplink() {
+    let world = WorldOptions {
+        uplink: Uplink::Vlan,
+        ..WorldOptions::default()
+    };
+    let daemon = DaemonOptions {
+        more: ["--uplink", "nic0"].map(str::to_owned).into(),
+        ..DaemonOptions::default()
+    };
+    let stage = Stage::dual(world, daemon);
+    everything_works(&stage);
+    for hook in ["uplink-xdp", "uplink-tc"] {
+        let tagged = stage.daemon.count(hook, "tagged").unwrap();
+        assert!(tagged > 0, "{hook} saw no tag");
+    }
+}
+
+#[test]
+fn everything_works_on_a_vlan_in_a_vlan_on_the_xdp_lane() {
+    let world = WorldOptions {
+        uplink: Uplink::QinQ,
+        guest_gro: GuestGro::On,
+        ..WorldOptions::default()
+    };
+    lane(world, delivery("xdp"));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use eip_lab::{
     plan::{VM1, eip, mac_text},
     sniff::{Injector, Way},
     traffic::{self, PATIENCE},
+    uplink::Uplink,
     wait,
     world::{World, WorldOptions},
 };
@@ -19,13 +20,21 @@ const THIEF: [u8; 6] = [0x02, 0, 0, 0, 0, 0x66];
 /// The agent with EIPs announced on layer 2, serving nothing, and a router that finds EIPs by asking for
 /// them on its port toward the node.
 fn stage() -> Stage {
+    stage_on(Uplink::Plain)
+}
+
+fn stage_on(uplink: Uplink) -> Stage {
     let options = DaemonOptions {
         more: ["--announce", "l2", "--l2-refresh", "1s"]
             .map(str::to_owned)
             .into(),
         ..DaemonOptions::default()
     };
-    let stage = Stage::empty(WorldOptions::default(), options);
+    let world = WorldOptions {
+        uplink,
+        ..WorldOptions::default()
+    };
+    let stage = Stage::empty(world, options);
     let on_the_link = format!("route replace {} dev ru0\n", eip_lab::plan::EIP_CIDR);
     stage.world.router.ip(&on_the_link).unwrap();
     stage
@@ -76,7 +85,15 @@ fn neighbour(world: &World, eip: Ipv4Addr) -> String {
 
 #[test]
 fn neighbours_reach_an_elastic_ip_without_a_route() {
-    let mut stage = stage();
+    neighbours_reach_it(stage());
+}
+
+#[test]
+fn neighbours_in_a_vlan_reach_an_elastic_ip_without_a_route() {
+    neighbours_reach_it(stage_on(Uplink::Vlan));
+}
+
+fn neighbours_reach_it(mut stage: Stage) {
     stage.daemon.serve(&VM1, eip::VM1.v4).unwrap();
     let is_told = |daemon: &Daemon| {
         let binding = daemon.ask(&["get", "203.0.113.11"]).unwrap_or_default();

@@ -9,6 +9,7 @@ use eip_lab::{
     plan::{CLIENT, Dual, Family, GuestPlan, NODE_UPLINK, ROUTER_UPLINK, VM1, VM2, eip},
     sniff::{Injector, Sniffer, Way},
     traffic::{self, Bulk, PATIENCE, SILENCE},
+    uplink::Uplink,
     wait::wait_until,
     world::{WireFrames, WorldOptions},
 };
@@ -504,6 +505,15 @@ fn a_sender_of_packets_too_large_for_the_vm_is_told_by_the_eip() {
 #[test]
 fn a_sender_of_packets_too_large_for_the_vm_is_told_without_xdp() {
     the_sender_is_told(WorldOptions::default(), "off");
+}
+
+#[test]
+fn a_sender_of_packets_too_large_for_the_vm_is_told_through_a_vlan_in_a_vlan() {
+    let world = WorldOptions {
+        uplink: Uplink::QinQ,
+        ..WorldOptions::default()
+    };
+    the_sender_is_told(world, "auto");
 }
 
 /// GRO, super-packets and unfinished checksums on the uplink: the frame that goes back has one, too.
