@@ -105,7 +105,9 @@ fn eip_uplink_tc(context: TcContext) -> i32 {
             action => action,
         },
         Carries::Arp => neighbour::arp(&skb),
-        Carries::Tag | Carries::Other => not_ip(Hook::UplinkTc, &skb),
+        // Behind the tag of VLAN 0, which the kernel takes off first.
+        Carries::Tag => Verdict::of(Reason::Tagged).finish_tc(Hook::UplinkTc, &skb),
+        Carries::Other => not_ip(Hook::UplinkTc, &skb),
     }
 }
 

@@ -502,6 +502,9 @@ pub struct PacketView {
     pub ttl: Option<u8>,
     /// Whether all of them hold; absent when not all of the packet is there.
     pub checksums: Option<String>,
+    /// The packet that an ICMP error quotes, in one line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quotes: Option<String>,
     /// Source MAC.
     pub source_mac: Option<String>,
     /// Destination MAC.
@@ -530,8 +533,39 @@ pub struct TraceBody {
     pub ttl: u8,
     /// It opens a connection.
     pub syn: bool,
+    /// VLAN ids of the tags it comes with, from the outside in.
+    #[serde(default)]
+    pub vlan: Vec<u16>,
+    /// It is this part of a larger datagram.
+    #[serde(default)]
+    pub fragment: Option<FragmentPart>,
+    /// It is not this packet but the ICMP error about the answer to it.
+    #[serde(default)]
+    pub icmp_error: Option<IcmpErrorKind>,
     /// Where it comes in; found out when left out.
     pub interface: Option<String>,
+}
+
+/// A part of a datagram that was cut on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum FragmentPart {
+    /// The first, with the ports.
+    First,
+    /// One behind it.
+    Later,
+}
+
+/// What an ICMP error says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum IcmpErrorKind {
+    /// Nobody listens on the port.
+    Unreachable,
+    /// "Fragmentation needed", or "packet too big".
+    TooLarge,
+    /// The TTL or hop limit was used up.
+    TimeExceeded,
 }
 
 /// What one program, or the kernel, did with the packet.

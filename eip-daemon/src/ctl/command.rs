@@ -9,13 +9,16 @@ use super::{
     DEFAULT_SOCKET,
     api::{
         BgpRoutes, BgpStatus, BindAnswer, BindBody, Binding, BindingList, BindingPhase, DrainBody,
-        ExplainAnswer, FollowEvent, NetList, ReasonList, Status, TraceAnswer, TraceBody,
-        UnbindAnswer,
+        ExplainAnswer, FollowEvent, FragmentPart, IcmpErrorKind, NetList, ReasonList, Status,
+        TraceAnswer, TraceBody, UnbindAnswer,
     },
     client::{Client, ClientError, escape},
     render,
 };
 use crate::model::{Announce, DeliveryChoice};
+
+/// What every verb has, after its own.
+const GLOBAL: &str = "Global options";
 
 /// Look at, bind and release the elastic IPs of this node.
 #[derive(Debug, Parser)]
@@ -32,7 +35,14 @@ Exit codes:
 )]
 pub struct Cli {
     /// Control socket of the agent
-    #[arg(long, global = true, value_name = "PATH", env = "EIP_SOCKET", default_value = DEFAULT_SOCKET)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "EIP_SOCKET",
+        default_value = DEFAULT_SOCKET,
+        help_heading = GLOBAL
+    )]
     pub socket: PathBuf,
 
     /// Form of the answer
@@ -41,7 +51,8 @@ pub struct Cli {
         long,
         global = true,
         value_name = "FORM",
-        default_value = "table"
+        default_value = "table",
+        help_heading = GLOBAL
     )]
     pub output: Output,
 
@@ -206,9 +217,30 @@ pub struct TraceArgs {
     /// TCP: it opens a connection
     #[arg(long)]
     pub syn: bool,
-    /// Where it comes in: an uplink or a VM's port [default: by its source]
+    /// VLAN of the tag it comes with; ID.ID for a VLAN in a VLAN, the outer one first
+    #[arg(long, value_name = "ID[.ID]", value_parser = vlan_ids)]
+    pub vlan: Option<VlanIds>,
+    /// It is a part of a larger datagram
+    #[arg(long, value_name = "PART")]
+    pub fragment: Option<FragmentPart>,
+    /// Not this packet, but the ICMP error its sender sends about the answer to it
+    #[arg(long, value_name = "ERROR", conflicts_with = "fragment")]
+    pub icmp_error: Option<IcmpErrorKind>,
+    /// Where it comes in: an uplink or a VM's port; with --vlan the interface below [default: by its source]
     #[arg(long = "in", value_name = "INTERFACE")]
     pub interface: Option<String>,
+}
+
+/// Ids of one VLAN tag or two, the outer one first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VlanIds(Vec<u16>);
+
+fn vlan_ids(text: &str) -> Result<VlanIds, String> {
+    let id = |part: &str| part.parse().ok().filter(|id| (1..4095).contains(id));
+    let ids: Option<Vec<u16>> = text.split('.').map(id).collect();
+    ids.filter(|ids| ids.len() <= 2)
+        .map(VlanIds)
+        .ok_or_else(|| "not a VLAN id from 1 to 4094, or two with a dot between".to_owned())
 }
 
 /// A transport protocol.
@@ -353,6 +385,9 @@ async fn trace(client: &Client, output: Output, args: TraceArgs) -> Result<Answe
         dont_fragment: args.df,
         ttl: args.ttl,
         syn: args.syn,
+        vlan: args.vlan.map(|ids| ids.0).unwrap_or_default(),
+        fragment: args.fragment,
+        icmp_error: args.icmp_error,
         interface: args.interface,
     };
     let answer: TraceAnswer = client.post("/v1/trace", &body, Duration::ZERO).await?;

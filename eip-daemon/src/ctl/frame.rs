@@ -2,160 +2,36 @@
 
 use std::net::IpAddr;
 
-use eip_common::parse::{self, Checksum, ETHERNET_LEN, Fragment, Headers, Kind, ParseError};
-use etherparse::{
-    IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, PacketBuilderStep,
+use eip_common::parse::{
+    self, Checksum, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN,
+    Fragment, Headers, Kind, ParseError,
 };
 
 use super::{api::PacketView, view::mac};
+
+mod build;
+pub(super) use build::{Tag, Wish, build};
+
+/// Where the first VLAN tag stands, behind both hardware addresses, and its length.
+const TAG_AT: usize = 12;
+const TAG_LEN: usize = 4;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMP6: u8 = 58;
 const SCTP: u8 = 132;
-const HEADER_OF_OTHERS: usize = 20;
-
-/// A packet that somebody wants to see on its way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wish {
-    pub(super) from: IpAddr,
-    pub(super) to: IpAddr,
-    pub(super) protocol: u8,
-    pub(super) source_port: u16,
-    pub(super) destination_port: u16,
-    /// Length of the IP packet; the shortest when it is less than the headers.
-    pub(super) size: usize,
-    pub(super) dont_fragment: bool,
-    pub(super) ttl: u8,
-    /// Opens a connection.
-    pub(super) syn: bool,
-    /// Answers one, or an echo.
-    pub(super) is_answer: bool,
-    /// Destination and source MAC.
-    pub(super) macs: ([u8; 6], [u8; 6]),
-}
-
-/// Why there is no such packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Impossible {
-    #[error("both addresses have to be of one family")]
-    MixedFamilies,
-    #[error("a packet of that size cannot be built")]
-    Size,
-}
-
-/// The frame, with every checksum right.
-pub(super) fn build(wish: &Wish) -> Result<Vec<u8>, Impossible> {
-    let (destination, source) = wish.macs;
-    let ip = PacketBuilder::ethernet2(source, destination).ip(ip_header(wish)?);
-    let (sport, dport) = (wish.source_port, wish.destination_port);
-    let mut frame = Vec::new();
-    let written = match wish.protocol {
-        TCP => {
-            let tcp = ip.tcp(sport, dport, 1, 64_240);
-            let tcp = if wish.syn { tcp.syn() } else { tcp };
-            let tcp = if wish.is_answer || !wish.syn {
-                tcp.ack(2)
-            } else {
-                tcp
-            };
-            let payload = payload(wish, tcp.size(0));
-            tcp.write(&mut frame, &payload)
-        }
-        UDP => {
-            let udp = ip.udp(sport, dport);
-            let payload = payload(wish, udp.size(0));
-            udp.write(&mut frame, &payload)
-        }
-        ICMP if wish.from.is_ipv4() => return icmp(wish, ip, frame),
-        ICMP6 if wish.from.is_ipv6() => return icmp(wish, ip, frame),
-        other => {
-            let mut payload = payload(wish, ip.size(0));
-            if wish.size == 0 {
-                // Room for the header of whatever it is.
-                payload.resize(HEADER_OF_OTHERS, 0);
-            }
-            if other == SCTP {
-                let ports = [sport, dport].map(u16::to_be_bytes).concat();
-                payload
-                    .iter_mut()
-                    .zip(ports)
-                    .for_each(|(place, byte)| *place = byte);
-            }
-            ip.write(&mut frame, IpNumber(other), &payload)
-        }
-    };
-    written.map_err(|_too_large| Impossible::Size)?;
-    Ok(frame)
-}
-
-fn icmp(
-    wish: &Wish,
-    ip: PacketBuilderStep<IpHeaders>,
-    mut frame: Vec<u8>,
-) -> Result<Vec<u8>, Impossible> {
-    let (id, sequence) = (wish.source_port, 1);
-    let written = match (wish.from.is_ipv4(), wish.is_answer) {
-        (true, answer) => {
-            let icmp = if answer {
-                ip.icmpv4_echo_reply(id, sequence)
-            } else {
-                ip.icmpv4_echo_request(id, sequence)
-            };
-            let payload = payload(wish, icmp.size(0));
-            icmp.write(&mut frame, &payload)
-        }
-        (false, answer) => {
-            let icmp = if answer {
-                ip.icmpv6_echo_reply(id, sequence)
-            } else {
-                ip.icmpv6_echo_request(id, sequence)
-            };
-            let payload = payload(wish, icmp.size(0));
-            icmp.write(&mut frame, &payload)
-        }
-    };
-    written.map_err(|_too_large| Impossible::Size)?;
-    Ok(frame)
-}
-
-fn payload(wish: &Wish, without: usize) -> Vec<u8> {
-    vec![0x5a; (wish.size + ETHERNET_LEN).saturating_sub(without)]
-}
-
-fn ip_header(wish: &Wish) -> Result<IpHeaders, Impossible> {
-    let protocol = IpNumber(wish.protocol);
-    match (wish.from, wish.to) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let mut header = Ipv4Header::new(0, wish.ttl, protocol, from.octets(), to.octets())
-                .map_err(|_too_large| Impossible::Size)?;
-            header.dont_fragment = wish.dont_fragment;
-            header.fragment_offset = IpFragOffset::ZERO;
-            Ok(IpHeaders::Ipv4(
-                header,
-                etherparse::Ipv4Extensions::default(),
-            ))
-        }
-        (IpAddr::V6(from), IpAddr::V6(to)) => {
-            let header = Ipv6Header {
-                next_header: protocol,
-                hop_limit: wish.ttl,
-                source: from.octets(),
-                destination: to.octets(),
-                ..Ipv6Header::default()
-            };
-            Ok(IpHeaders::Ipv6(
-                header,
-                etherparse::Ipv6Extensions::default(),
-            ))
-        }
-        _ => Err(Impossible::MixedFamilies),
-    }
-}
 
 /// A frame, or the beginning of one that was `len` bytes long.
 pub(super) fn view(frame: &[u8], len: usize) -> PacketView {
+    if let Some((id, rest)) = untagged(frame) {
+        let inside = view(&rest, len.saturating_sub(TAG_LEN));
+        return PacketView {
+            summary: format!("vlan {id} {}", inside.summary),
+            length: len,
+            ..inside
+        };
+    }
     let available = u32::try_from(len.saturating_sub(ETHERNET_LEN)).unwrap_or(u32::MAX);
     let is_whole = frame.len() == len;
     let mut view = PacketView {
@@ -180,6 +56,16 @@ pub(super) fn view(frame: &[u8], len: usize) -> PacketView {
         _ => "shorter than an Ethernet header".clone_into(&mut view.summary),
     }
     view
+}
+
+/// The id of the outermost VLAN tag, and the frame without that tag; `None` where there is none.
+pub(super) fn untagged(frame: &[u8]) -> Option<(u16, Vec<u8>)> {
+    let (addresses, rest) = frame.split_at_checked(TAG_AT)?;
+    let (tag, rest) = rest.split_first_chunk::<TAG_LEN>()?;
+    let [a, b, high, low] = *tag;
+    let is_tag = matches!([a, b], ETHERTYPE_VLAN | ETHERTYPE_QINQ);
+    let id = u16::from_be_bytes([high, low]) & 0xfff;
+    is_tag.then(|| (id, [addresses, rest].concat()))
 }
 
 fn unreadable(what: &str, error: ParseError) -> String {
@@ -220,6 +106,9 @@ fn fill<A: Copy + Into<IpAddr> + AsRef<[u8]>>(
             format!("WRONG: {}", wrong.join(", "))
         }
     });
+    if headers.transport.kind == Kind::IcmpError {
+        view.quotes = quoted(headers, frame);
+    }
     let end = |address: IpAddr, port: u16| match (has_ports, address) {
         (true, IpAddr::V4(_)) => format!("{address}:{port}"),
         (true, IpAddr::V6(_)) => format!("[{address}]:{port}"),
@@ -243,6 +132,21 @@ fn fill<A: Copy + Into<IpAddr> + AsRef<[u8]>>(
             ""
         },
     );
+}
+
+/// What an ICMP error is about, behind its own eight bytes.
+fn quoted<A: AsRef<[u8]>>(headers: &Headers<A>, frame: &[u8]) -> Option<String> {
+    const ICMP_HEADER: usize = 8;
+    let end = usize::from(headers.l3) + usize::try_from(headers.len).ok()?;
+    let quote = frame.get(headers.l4 + ICMP_HEADER..end.min(frame.len()))?;
+    let ethertype = match headers.source.as_ref().len() {
+        4 => ETHERTYPE_IPV4,
+        _ => ETHERTYPE_IPV6,
+    };
+    let as_frame = [&[0; TAG_AT], &ethertype[..], quote].concat();
+    let quote = view(&as_frame, as_frame.len());
+    let checksums = quote.checksums.map(|word| format!(", checksums {word}"));
+    Some(quote.summary + &checksums.unwrap_or_default())
 }
 
 fn what<A>(headers: &Headers<A>, frame: &[u8]) -> String {
@@ -348,7 +252,8 @@ fn sum(parts: &[&[u8]]) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Impossible, Wish, build, view};
+    use super::{Tag, Wish, build, build::Impossible, untagged, view};
+    use crate::ctl::api::{FragmentPart, IcmpErrorKind};
 
     fn wish(from: &str, to: &str, protocol: u8) -> Wish {
         Wish {
@@ -362,6 +267,9 @@ mod tests {
             ttl: 64,
             syn: true,
             is_answer: false,
+            tags: Vec::new(),
+            fragment: None,
+            icmp_error: None,
             macs: ([2; 6], [4; 6]),
         }
     }
@@ -393,6 +301,85 @@ mod tests {
             seen.summary,
             "192.0.2.1:4000 > 203.0.113.9:22 tcp SYN ttl 64 len 40 DF"
         );
+    }
+
+    const PAIRS: [(&str, &str); 2] = [("192.0.2.1", "203.0.113.9"), ("2001:db8::1", "2001:db8::2")];
+
+    #[test]
+    fn tags_are_put_on_from_the_outside_in_and_come_off_one_by_one() {
+        let tag = |id, is_service| Tag { id, is_service };
+        let frame = build(&Wish {
+            tags: vec![tag(200, true), tag(100, false)],
+            ..wish("192.0.2.1", "203.0.113.9", 17)
+        })
+        .unwrap();
+        assert_eq!(frame[12..20], [0x88, 0xa8, 0, 200, 0x81, 0, 0, 100]);
+        let summary = view(&frame, frame.len()).summary;
+        assert!(
+            summary.starts_with("vlan 200 vlan 100 192.0.2.1:4000 > "),
+            "{summary}"
+        );
+        let (outer, rest) = untagged(&frame).unwrap();
+        let (inner, rest) = untagged(&rest).unwrap();
+        assert_eq!((outer, inner), (200, 100));
+        assert_eq!(rest, build(&wish("192.0.2.1", "203.0.113.9", 17)).unwrap());
+        assert_eq!(untagged(&rest), None);
+    }
+
+    #[test]
+    fn a_part_of_a_datagram_is_one_to_whoever_reads_it() {
+        for (from, to) in PAIRS {
+            for (part, said) in [
+                (FragmentPart::First, "first fragment"),
+                (FragmentPart::Later, "later fragment"),
+            ] {
+                let frame = build(&Wish {
+                    fragment: Some(part),
+                    ..wish(from, to, 17)
+                })
+                .unwrap();
+                let seen = view(&frame, frame.len());
+                assert!(seen.summary.contains(said), "{}", seen.summary);
+                assert_eq!(seen.checksums.as_deref(), Some("right"), "{}", seen.summary);
+                assert_eq!(seen.source_port.is_some(), part == FragmentPart::First);
+            }
+        }
+    }
+
+    #[test]
+    fn an_icmp_error_is_about_the_answer_to_what_was_wished() {
+        for ((from, to), kinds) in PAIRS.into_iter().zip([
+            ["type 3 code 3", "type 3 code 4", "type 11 code 0"],
+            ["type 1 code 4", "type 2 code 0", "type 3 code 0"],
+        ]) {
+            for (kind, said) in [
+                IcmpErrorKind::Unreachable,
+                IcmpErrorKind::TooLarge,
+                IcmpErrorKind::TimeExceeded,
+            ]
+            .into_iter()
+            .zip(kinds)
+            {
+                let frame = build(&Wish {
+                    icmp_error: Some(kind),
+                    ..wish(from, to, 6)
+                })
+                .unwrap();
+                let seen = view(&frame, frame.len());
+                assert!(seen.summary.contains(said), "{}", seen.summary);
+                assert_eq!(seen.checksums.as_deref(), Some("right"), "{}", seen.summary);
+                assert_eq!(seen.source, Some(from.parse().unwrap()));
+                let quotes = seen.quotes.unwrap();
+                assert!(
+                    quotes.starts_with(to) || quotes.starts_with(&format!("[{to}]")),
+                    "{quotes}"
+                );
+                assert!(
+                    quotes.contains("tcp SYN|ACK") && quotes.ends_with("checksums right"),
+                    "{quotes}"
+                );
+            }
+        }
     }
 
     #[test]

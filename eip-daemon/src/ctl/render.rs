@@ -237,7 +237,9 @@ fn way(name: &str, way: &TraceWay) -> String {
 fn packet(view: &PacketView) -> String {
     let checksums = view.checksums.as_ref();
     let checksums = checksums.map_or_else(String::new, |word| format!(", checksums {word}"));
-    format!("{}{checksums}", view.summary)
+    let quotes = view.quotes.as_ref();
+    let quotes = quotes.map_or_else(String::new, |quote| format!(", about {quote}"));
+    format!("{}{checksums}{quotes}", view.summary)
 }
 
 /// A line, or none for what nobody has to read.

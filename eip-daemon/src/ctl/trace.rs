@@ -23,6 +23,10 @@ use crate::{
     model::BindingState,
 };
 
+#[cfg(test)]
+mod tests;
+mod vlan;
+
 /// A packet does not meet more programs than this on one node.
 const MOST_HOPS: usize = 8;
 /// Longest packet the kernel takes for a test run on every version: less than a page.
@@ -34,9 +38,14 @@ const ROUTER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     At(Hook, u32),
+    /// At an interface that hands it to the VLAN interface of its tag.
+    Tagged(u32),
     /// In the kernel's hands, between programs.
     Kernel,
 }
+
+/// Where a packet goes next, or where its way ends, and what is to be said of that.
+type Next = (Option<Place>, End, String);
 
 /// Where a way ends.
 enum End {
@@ -105,9 +114,22 @@ impl Walk<'_> {
             ttl: body.ttl,
             syn: body.syn,
             is_answer: false,
+            tags: Vec::new(),
+            fragment: body.fragment,
+            icmp_error: body.icmp_error,
             macs: ([0; 6], ROUTER_MAC),
         };
-        let start = self.start(&wish, body.interface.as_deref())?;
+        let start = if body.vlan.is_empty() {
+            self.start(&wish, body.interface.as_deref())?
+        } else {
+            let below = self.below(&body.vlan, body.interface.as_deref())?;
+            wish.tags = self.tags(below, &body.vlan);
+            if self.has_program(Hook::UplinkTc, below) {
+                Place::At(Hook::UplinkXdp, below)
+            } else {
+                Place::Tagged(below)
+            }
+        };
         let (forward, end, last) = self.walk(&mut wish, start)?;
         let back = match end {
             End::Vm(port) => Some(Place::At(Hook::DoorOut, port)),
@@ -116,6 +138,8 @@ impl Walk<'_> {
                 .map(|uplink| Place::At(Hook::UplinkXdp, uplink)),
             End::Lost | End::Open => None,
         };
+        // Nobody answers an error (RFC 1122 section 3.2.2).
+        let back = back.filter(|_| wish.icmp_error.is_none());
         let reply = match (back, last.source, last.destination) {
             (Some(start), Some(from), Some(to)) => {
                 let mut answer = Wish {
@@ -125,6 +149,8 @@ impl Walk<'_> {
                     destination_port: last.source_port.unwrap_or(wish.destination_port),
                     ttl: 64,
                     is_answer: true,
+                    tags: Vec::new(),
+                    fragment: None,
                     ..wish
                 };
                 Some(self.walk(&mut answer, start)?.0)
@@ -154,22 +180,12 @@ impl Walk<'_> {
 
     fn start(&self, wish: &Wish, interface: Option<&str>) -> Result<Place, ApiError> {
         if let Some(name) = interface {
-            let link = self.now.view.links.values().find(|link| link.name == name);
-            let link = link.ok_or_else(|| {
-                let text = format!("no interface {name}");
-                ApiError::new(StatusCode::BAD_REQUEST, text).hint("ip link")
-            })?;
-            let here = |hook| {
-                let attachments = self.now.attachments.iter();
-                attachments
-                    .clone()
-                    .any(|at| at.ifindex == link.ifindex && at.hook == hook)
-            };
-            if here(Hook::DoorOut) {
-                return Ok(Place::At(Hook::DoorOut, link.ifindex));
+            let ifindex = self.interface(name)?;
+            if self.has_program(Hook::DoorOut, ifindex) {
+                return Ok(Place::At(Hook::DoorOut, ifindex));
             }
-            if here(Hook::UplinkTc) {
-                return Ok(Place::At(Hook::UplinkXdp, link.ifindex));
+            if self.has_program(Hook::UplinkTc, ifindex) {
+                return Ok(Place::At(Hook::UplinkXdp, ifindex));
             }
             return Err(ApiError::new(
                 StatusCode::BAD_REQUEST,
@@ -187,6 +203,21 @@ impl Walk<'_> {
             ApiError::new(StatusCode::CONFLICT, "no uplink has programs").hint("eipctl status")
         })?;
         Ok(Place::At(Hook::UplinkXdp, uplink))
+    }
+
+    fn interface(&self, name: &str) -> Result<u32, ApiError> {
+        let link = self.now.view.links.values().find(|link| link.name == name);
+        link.map(|link| link.ifindex).ok_or_else(|| {
+            let text = format!("no interface {name}");
+            ApiError::new(StatusCode::BAD_REQUEST, text).hint("ip link")
+        })
+    }
+
+    fn has_program(&self, hook: Hook, ifindex: u32) -> bool {
+        let attachments = &self.now.attachments;
+        attachments
+            .iter()
+            .any(|at| at.ifindex == ifindex && at.hook == hook)
     }
 
     /// One packet, until it ends somewhere.
@@ -212,6 +243,12 @@ impl Walk<'_> {
                     frame.clone_from(&ran.frame);
                     last = frame::view(&frame, frame.len());
                     self.after(hook, ifindex, &ran, &last)
+                }
+                Place::Tagged(below) => {
+                    let (hop, next) = self.untag(below, &mut frame);
+                    hops.push(hop);
+                    last = frame::view(&frame, frame.len());
+                    next
                 }
                 Place::Kernel => {
                     let (hop, next, end, said) = self.kernel(&last);
@@ -261,7 +298,7 @@ impl Walk<'_> {
         };
         match start {
             Place::At(Hook::DoorOut, port) => of_port(port).unwrap_or((own(port), ROUTER_MAC)),
-            Place::At(_, ifindex) => (own(ifindex), ROUTER_MAC),
+            Place::At(_, ifindex) | Place::Tagged(ifindex) => (own(ifindex), ROUTER_MAC),
             Place::Kernel => ([0; 6], [0; 6]),
         }
     }
@@ -313,13 +350,7 @@ impl Walk<'_> {
     }
 
     /// Where the packet is after a program.
-    fn after(
-        &self,
-        hook: Hook,
-        ifindex: u32,
-        ran: &Ran,
-        packet: &PacketView,
-    ) -> (Option<Place>, End, String) {
+    fn after(&self, hook: Hook, ifindex: u32, ran: &Ran, packet: &PacketView) -> Next {
         let done = |end, said: String| (None, end, said);
         let go = |place| (Some(place), End::Open, String::new());
         let name = |ifindex: u32| interface_name(&self.now.view, ifindex);
@@ -345,17 +376,14 @@ impl Walk<'_> {
                     End::Lost,
                     "the kernel answers: fragmentation needed, or fragments it where that is allowed".to_owned(),
                 ),
+                Some(Reason::Tagged) => go(Place::Tagged(ifindex)),
                 Some(Reason::NoRoute) => done(End::Lost, "the kernel answers: unreachable".to_owned()),
                 _ => go(Place::Kernel),
             },
         }
     }
 
-    fn redirected(
-        &self,
-        reason: Option<Reason>,
-        packet: &PacketView,
-    ) -> (Option<Place>, End, String) {
+    fn redirected(&self, reason: Option<Reason>, packet: &PacketView) -> Next {
         let name = |ifindex: u32| interface_name(&self.now.view, ifindex);
         match reason {
             Some(Reason::DeliveredPeer | Reason::DeliveredXdp) => {

@@ -184,11 +184,13 @@ fn tagged_frames_are_left_to_the_vlan_interface() {
     let mut tagged = untagged[..12].to_vec();
     tagged.extend_from_slice(&[0x81, 0x00, 0x00, 0x64]);
     tagged.extend_from_slice(&untagged[12..]);
-    world
-        .send(Hook::UplinkXdp, &tagged)
-        .ended(Reason::Tagged)
-        .with(Action::Pass)
-        .leaving(&tagged);
+    for hook in [Hook::UplinkXdp, Hook::UplinkTc] {
+        world
+            .send(hook, &tagged)
+            .ended(Reason::Tagged)
+            .with(Action::Pass)
+            .leaving(&tagged);
+    }
 }
 
 #[test]

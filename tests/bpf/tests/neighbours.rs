@@ -604,7 +604,7 @@ fn what_carries_a_tag_or_is_on_no_uplink_is_not_answered() {
     tagged.splice(12..12, [0x81, 0, 0, 7]);
     world
         .send(Hook::UplinkTc, &tagged)
-        .ended(Reason::NotIp)
+        .ended(Reason::Tagged)
         .with(Action::Pass)
         .leaving(&tagged);
 

@@ -221,10 +221,20 @@ fn policy_on_the_vms_device_holds_in_the_stack_lane_and_not_in_the_others() {
 }
 
 #[test]
-fn explain_of_a_vm_behind_a_bridge_and_of_nothing() {
-    let stage = stage("auto");
+fn explain_of_a_vm_behind_a_bridge_in_both_families_and_of_nothing() {
+    let mut stage = stage("auto");
     let output = explain(&stage, VM2.name);
     assert_eq!(broken(&output), None);
+    stage.serve6();
+    let output = explain(&stage, &eip::VM2.v6.to_string());
+    assert_eq!(broken(&output), None, "{output:?}");
+    // The VM has two now.
+    let both: Value = serde_json::from_str(&explain(&stage, VM2.name).stdout).unwrap();
+    assert_eq!(
+        both["explanations"].as_array().unwrap().len(),
+        2,
+        "{both:#}"
+    );
     let output = stage.daemon.eipctl(&["explain", "nobody"]).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(output.stderr.contains("nobody"), "{output:?}");

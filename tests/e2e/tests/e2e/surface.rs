@@ -12,7 +12,7 @@ use eip_lab::{
     demo::{self, DemoOptions, Outcome},
     firewall::ForwardAccept,
     needs,
-    plan::{self, CLIENT, VM1, VM2, eip},
+    plan::{self, CLIENT, Family, VM1, VM2, eip},
     traffic::{self, PATIENCE, SILENCE},
     world::WorldOptions,
 };
@@ -40,21 +40,28 @@ fn readme_quickstart_works() {
 #[test]
 fn bind_and_unbind_work_and_survive_a_restart() {
     let mut stage = Stage::empty(WorldOptions::default(), DaemonOptions::default());
-    stage.start_servers();
+    let eips = Family::BOTH.map(|family| eip::VM1.of(family));
     stage.daemon.documents().put_vm(&VM1).unwrap();
-    let eip = eip::VM1.v4.to_string();
-    let output = stage.daemon.eipctl(&["bind", &eip, "vm1"]).unwrap();
-    assert!(output.status.success(), "{output:?}");
-    traffic::udp(&stage.world.client, at(eip::VM1.v4), 100, PATIENCE).unwrap();
+    for (family, eip) in Family::BOTH.into_iter().zip(eips) {
+        stage.start_servers_of(family);
+        let output = stage.daemon.eipctl(&["bind", &eip.to_string(), "vm1"]);
+        let output = output.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        traffic::udp(&stage.world.client, at(eip), 100, PATIENCE).unwrap();
+    }
     stage.daemon.kill9().unwrap();
     stage.daemon.restart().unwrap();
-    stage.daemon.wait_state(&eip, "programmed").unwrap();
-    let output = stage.daemon.eipctl(&["unbind", &eip]).unwrap();
-    assert!(output.status.success(), "{output:?}");
+    for eip in eips.map(|eip| eip.to_string()) {
+        stage.daemon.wait_state(&eip, "programmed").unwrap();
+        let output = stage.daemon.eipctl(&["unbind", &eip]).unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
     stage.daemon.kill9().unwrap();
     stage.daemon.restart().unwrap();
-    assert_eq!(stage.daemon.binding(&eip), None);
-    traffic::ping(&stage.world.client, eip::VM1.v4.into(), 56, SILENCE).unwrap_err();
+    for eip in eips {
+        assert_eq!(stage.daemon.binding(&eip.to_string()), None);
+        traffic::ping(&stage.world.client, eip, 56, SILENCE).unwrap_err();
+    }
 }
 
 #[test]

@@ -1,8 +1,12 @@
 //! "What would become of this packet?": the programs run on it, and nothing else happens.
 
+use std::net::IpAddr;
+
 use eip_lab::{
-    plan::{CLIENT, POD1, VM1, VM2, eip},
+    daemon::DaemonOptions,
+    plan::{CLIENT, Family, POD1, VM1, VM2, eip},
     traffic::{self, PATIENCE},
+    world::WorldOptions,
 };
 use serde_json::Value;
 
@@ -117,6 +121,79 @@ fn a_trace_shows_each_hop_both_ways_and_leaves_nothing_behind() {
         .client_frames()
         .packets(|_, packet| packet.protocol == 132);
     assert!(frames.is_empty(), "nothing is sent: {frames:?}");
+}
+
+#[test]
+fn a_trace_follows_fragments_and_icmp_errors_in_both_families() {
+    let stage = Stage::dual(WorldOptions::default(), DaemonOptions::default());
+    for family in Family::BOTH {
+        let (client, eip) = (CLIENT.of(family), eip::VM1.of(family));
+        let vm = VM1.address.of(family);
+        let there = format!("--from {client} --to {eip}");
+        let back = format!("--from {vm} --to {client}");
+        for more in [
+            "--proto tcp --syn",
+            "--proto icmp",
+            "--proto udp --size 1200 --fragment first",
+            "--proto udp --size 1200 --fragment later",
+        ] {
+            let traced = trace(&stage, &format!("{there} {more}"));
+            traced.went("forward", IN).went("reply", OUT);
+            assert_eq!(traced.last("forward")["destination"], vm.to_string());
+            let traced = trace(&stage, &format!("{back} {more}"));
+            traced.went("forward", OUT).went("reply", IN);
+            assert_eq!(traced.last("forward")["source"], eip.to_string());
+        }
+        // The addresses of the quote are translated with those around it.
+        let quotes = |traced: &Traced, from: IpAddr, to: IpAddr| {
+            let quotes = traced.last("forward")["quotes"]
+                .as_str()
+                .unwrap()
+                .to_owned();
+            let (start, rest) = quotes.split_once(" > ").unwrap();
+            assert!(start.contains(&from.to_string()), "{quotes}");
+            assert!(rest.contains(&to.to_string()), "{quotes}");
+            assert!(quotes.ends_with("checksums right"), "{quotes}");
+            assert!(traced.answer["reply"].is_null(), "nobody answers an error");
+        };
+        for (error, proto) in [
+            ("unreachable", "udp"),
+            ("too-large", "tcp"),
+            ("time-exceeded", "icmp"),
+        ] {
+            let more = format!("--proto {proto} --icmp-error {error}");
+            let traced = trace(&stage, &format!("{there} {more}"));
+            quotes(traced.went("forward", IN), vm, client);
+            let traced = trace(&stage, &format!("{back} {more}"));
+            quotes(traced.went("forward", OUT), client, eip);
+        }
+    }
+}
+
+#[test]
+fn a_trace_of_a_vlan_that_nobody_has_ends_in_the_kernel() {
+    let stage = Stage::plain();
+    let line = format!("--from {} --to {}", CLIENT.v4, eip::VM1.v4);
+    let traced = trace(&stage, &format!("{line} --vlan 200.100"));
+    traced.went(
+        "forward",
+        &[
+            ("uplink-xdp", "tagged"),
+            ("uplink-tc", "tagged"),
+            ("kernel", "-"),
+        ],
+    );
+    assert_eq!(
+        traced.answer["forward"]["end"],
+        "dropped by the kernel: up0 has no VLAN 200"
+    );
+    assert!(!traced.is_success);
+    for vlan in ["0", "4095", "1.2.3", "x"] {
+        let line = format!("trace {line} --vlan {vlan}");
+        let arguments: Vec<_> = line.split(' ').collect();
+        let output = stage.daemon.eipctl(&arguments).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{vlan}: {output:?}");
+    }
 }
 
 #[test]
