@@ -37,16 +37,21 @@ pub(super) struct Census {
     traces: BTreeSet<(u32, Hook)>,
 }
 
-/// Reads pins, hooks and filters.
+/// Reads pins, hooks and filters. Of `known` interfaces that have not changed since, an earlier census says it.
 pub(super) async fn take_census(
     client: &RouteClient,
     directory: &Path,
     interfaces: &BTreeMap<u32, Interface>,
+    known: Option<(&Census, &BTreeSet<u32>)>,
 ) -> Result<Census, AttachError> {
-    let mut census = Census::default();
+    let mut census = known.map_or_else(Census::default, |(before, changed)| {
+        before.of_known(interfaces, changed)
+    });
+    let kept: BTreeSet<u32> = census.traces.iter().map(|(ifindex, _)| *ifindex).collect();
+    let is_new = |ifindex: u32| !kept.contains(&ifindex);
     for (ifindex, hook) in pins(directory) {
         census.traces.insert((ifindex, hook));
-        let Some(interface) = interfaces.get(&ifindex) else {
+        let Some(interface) = interfaces.get(&ifindex).filter(|_| is_new(ifindex)) else {
             continue;
         };
         let path = attach::link_path(directory, ifindex, hook);
@@ -68,9 +73,12 @@ pub(super) async fn take_census(
             program_id: link.program_id,
         }));
     }
-    census.add_filters(client, interfaces).await?;
+    census.add_filters(client, interfaces, is_new).await?;
     Ok(census)
 }
+
+/// What runs where; more than one at a hook is one too many.
+type Running<'a> = BTreeMap<(u32, Hook), Vec<&'a Attachment>>;
 
 /// Judges the census: which interfaces are complete, and which only carry something of ours.
 pub(super) struct Judge<'a> {
@@ -107,8 +115,9 @@ impl Judge<'_> {
     /// Sorts everything of ours into complete and stray.
     pub(super) fn judge(&self, census: &Census) -> Standing {
         let mut standing = Standing::default();
+        let running = census.running();
         for (ifindex, interface) in self.interfaces {
-            let runs = |hook| self.runs(census, *ifindex, hook);
+            let runs = |hook| self.runs(&running, *ifindex, hook);
             if DOOR_HOOKS.into_iter().all(runs) {
                 standing.ports.insert(*ifindex);
             }
@@ -116,7 +125,7 @@ impl Judge<'_> {
             if let Some(Uplink { mtu, mac, .. }) = entry
                 .copied()
                 .filter(|entry| entry.flags == uplink_flags(interface))
-                .filter(|_| self.is_uplink_attached(census, interface))
+                .filter(|_| self.is_uplink_attached(census, &running, interface))
             {
                 let name = interface.link.name.clone();
                 standing
@@ -144,17 +153,22 @@ impl Judge<'_> {
         standing
     }
 
-    fn is_uplink_attached(&self, census: &Census, interface: &Interface) -> bool {
+    fn is_uplink_attached(
+        &self,
+        census: &Census,
+        running: &Running<'_>,
+        interface: &Interface,
+    ) -> bool {
         let ifindex = interface.link.ifindex;
-        self.runs(census, ifindex, Hook::UplinkTc) && self.is_xdp_right(census, interface)
+        self.runs(running, ifindex, Hook::UplinkTc) && self.is_xdp_right(census, running, interface)
     }
 
-    fn is_xdp_right(&self, census: &Census, interface: &Interface) -> bool {
+    fn is_xdp_right(&self, census: &Census, running: &Running<'_>, interface: &Interface) -> bool {
         let ifindex = interface.link.ifindex;
         if self.xdp_mode == XdpMode::Off {
             return !census.traces.contains(&(ifindex, Hook::UplinkXdp));
         }
-        if self.runs(census, ifindex, Hook::UplinkXdp) {
+        if self.runs(running, ifindex, Hook::UplinkXdp) {
             return true;
         }
         match self.without_xdp.get(&ifindex) {
@@ -166,16 +180,10 @@ impl Judge<'_> {
     }
 
     /// The program of this process runs there, once, and in a way that is allowed.
-    fn runs(&self, census: &Census, ifindex: u32, hook: Hook) -> bool {
-        let mut at_hook = census
-            .attachments
-            .iter()
-            .filter(|attachment| attachment.ifindex == ifindex && attachment.hook == hook);
-        let first = at_hook.next();
-        at_hook.next().is_none()
-            && first.is_some_and(|attachment| {
-                attachment.program_id == self.programs.id(hook) && self.is_allowed(attachment.mode)
-            })
+    fn runs(&self, running: &Running<'_>, ifindex: u32, hook: Hook) -> bool {
+        let at_hook = running.get(&(ifindex, hook)).map(Vec::as_slice);
+        matches!(at_hook, Some([only]) if only.program_id == self.programs.id(hook)
+            && self.is_allowed(only.mode))
     }
 
     const fn is_allowed(&self, mode: AttachMode) -> bool {
@@ -189,13 +197,44 @@ impl Judge<'_> {
 }
 
 impl Census {
+    fn running(&self) -> Running<'_> {
+        let mut running = Running::new();
+        for attachment in &self.attachments {
+            let place = (attachment.ifindex, attachment.hook);
+            running.entry(place).or_default().push(attachment);
+        }
+        running
+    }
+
+    /// What is known of interfaces that are there and have not changed. A number may be that of another
+    /// interface by now, which its name tells.
+    fn of_known(&self, interfaces: &BTreeMap<u32, Interface>, changed: &BTreeSet<u32>) -> Self {
+        let is_same = |attachment: &&Attachment| {
+            let found = interfaces.get(&attachment.ifindex);
+            found.is_some_and(|found| found.link.name == attachment.interface)
+                && !changed.contains(&attachment.ifindex)
+        };
+        let attachments: Vec<Attachment> =
+            self.attachments.iter().filter(is_same).cloned().collect();
+        let kept: BTreeSet<u32> = attachments.iter().map(|one| one.ifindex).collect();
+        let traces = self.traces.iter();
+        Self {
+            traces: traces
+                .filter(|(ifindex, _)| kept.contains(ifindex))
+                .copied()
+                .collect(),
+            attachments,
+        }
+    }
+
     async fn add_filters(
         &mut self,
         client: &RouteClient,
         interfaces: &BTreeMap<u32, Interface>,
+        is_new: impl Fn(u32) -> bool,
     ) -> Result<(), NetlinkError> {
         for ifindex in filters::interfaces(client).await? {
-            let Some(interface) = interfaces.get(&ifindex) else {
+            let Some(interface) = interfaces.get(&ifindex).filter(|_| is_new(ifindex)) else {
                 continue;
             };
             for (hook, place) in tc_hooks() {

@@ -128,7 +128,7 @@ impl Programs {
         make_directory(&directory)?;
         make_directory(&link_directory(&options.bpffs))?;
         lift_memory_limit();
-        let mut loader = EbpfLoader::new();
+        let mut loader = loader();
         for (name, shape) in &shapes {
             loader.map_pin_path(name, pin_path(&directory, name));
             loader.map_max_entries(name, shape.max_entries);
@@ -164,15 +164,21 @@ impl Programs {
     }
 }
 
+/// Without the kernel's own types: they are tens of megabytes when read, and nothing in our programs is relocated
+/// by them.
+pub(super) fn loader<'a>() -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    loader
+}
+
 /// Takes every program through the kernel's verifier, with maps of its own that vanish again.
 ///
 /// # Errors
 /// The kernel refuses a map or a program.
 pub fn try_programs() -> Result<(), OpenError> {
     lift_memory_limit();
-    let mut ebpf = EbpfLoader::new()
-        .load(crate::EBPF_OBJECT)
-        .map_err(OpenError::Load)?;
+    let mut ebpf = loader().load(crate::EBPF_OBJECT).map_err(OpenError::Load)?;
     for hook in Hook::ALL {
         load_program(&mut ebpf, hook)?;
     }

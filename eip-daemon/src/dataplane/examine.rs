@@ -140,7 +140,7 @@ impl KernelExaminer {
         maps.read(&mut kernel)?;
         let interfaces = links::list(&client).await?;
         let directory = link_directory(&self.bpffs);
-        let census = adopt::take_census(&client, &directory, &interfaces).await?;
+        let census = adopt::take_census(&client, &directory, &interfaces, None).await?;
         let attachments = census.attachments;
         // Last, because a VM may have to be waited for.
         let view = look(&client, &question).await?;

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::{
     Counters, DataPlane, DataPlaneError,
-    adopt::{self, DOOR_HOOKS, Judge, Standing},
+    adopt::{self, Census, DOOR_HOOKS, Judge, Standing},
     attach::{self, AttachError, Attacher, WithoutXdp},
     bpf::{OpenError, Programs},
     examine::{Examiner, KernelExaminer},
@@ -44,6 +44,9 @@ pub struct KernelDataPlane {
     memory: Memory,
     without_xdp: BTreeMap<u32, WithoutXdp>,
     standing: Standing,
+    census: Census,
+    /// Interfaces on which something was attached or taken off since the census.
+    changed: BTreeSet<u32>,
     counters: Arc<KernelCounters>,
     sampler: Arc<KernelSampler>,
     shared: Arc<Shared>,
@@ -95,6 +98,8 @@ impl KernelDataPlane {
             memory,
             without_xdp: BTreeMap::new(),
             standing: Standing::default(),
+            census: Census::default(),
+            changed: BTreeSet::new(),
             shared: Arc::new(shared),
             _listener: watch(Arc::clone(&events)).map_err(OpenError::Events)?,
             events,
@@ -227,9 +232,11 @@ impl KernelDataPlane {
         found.ok_or_else(|| AttachError::NoInterface { ifindex }.into())
     }
 
-    async fn observe_attachments(&mut self) -> Result<Standing, DataPlaneError> {
+    /// Who is on which interface: all of them, or only those where this process has changed something.
+    async fn observe_attachments(&mut self, is_whole: bool) -> Result<Standing, DataPlaneError> {
         let interfaces = links::list(&self.client).await?;
-        let census = adopt::take_census(&self.client, &self.links, &interfaces).await?;
+        let known = (!is_whole).then_some((&self.census, &self.changed));
+        let census = adopt::take_census(&self.client, &self.links, &interfaces, known).await?;
         let judge = Judge {
             programs: &self.programs,
             interfaces: &interfaces,
@@ -239,8 +246,26 @@ impl KernelDataPlane {
             xdp_mode: self.options.xdp_mode,
         };
         let standing = judge.judge(&census);
-        self.shared.set_attachments(census.attachments);
+        self.shared.set_attachments(census.attachments.clone());
+        self.census = census;
+        self.changed.clear();
         Ok(standing)
+    }
+
+    async fn look(&mut self, is_whole: bool) -> Result<Observed, DataPlaneError> {
+        self.standing = self.observe_attachments(is_whole).await?;
+        let own = routes::list_own(&self.client).await?;
+        let mut observed = Observed {
+            uplinks: self.standing.uplinks.clone(),
+            ports: self.standing.ports.clone(),
+            leftovers: self.standing.leftovers(),
+            routes: own.hosts,
+            table_defaults: own.table_defaults,
+            rules: rules::list_own(&self.client).await?,
+            ..Observed::default()
+        };
+        self.maps.read(&mut observed)?;
+        Ok(observed)
     }
 }
 
@@ -259,22 +284,22 @@ impl DataPlane for KernelDataPlane {
     }
 
     async fn observe(&mut self) -> Result<Observed, DataPlaneError> {
-        self.standing = self.observe_attachments().await?;
-        let own = routes::list_own(&self.client).await?;
-        let mut observed = Observed {
-            uplinks: self.standing.uplinks.clone(),
-            ports: self.standing.ports.clone(),
-            leftovers: self.standing.leftovers(),
-            routes: own.hosts,
-            table_defaults: own.table_defaults,
-            rules: rules::list_own(&self.client).await?,
-            ..Observed::default()
-        };
-        self.maps.read(&mut observed)?;
-        Ok(observed)
+        self.look(true).await
+    }
+
+    async fn observe_own_changes(&mut self) -> Result<Observed, DataPlaneError> {
+        self.look(false).await
     }
 
     async fn apply(&mut self, action: &Action) -> Result<(), DataPlaneError> {
+        if let Action::AttachUplink(ifindex, _)
+        | Action::DetachUplink(ifindex)
+        | Action::AttachPort(ifindex)
+        | Action::DetachPort(ifindex)
+        | Action::RemoveLeftover(ifindex) = action
+        {
+            self.changed.insert(*ifindex);
+        }
         match action {
             Action::PutGateway(state) => self.maps.put_gateway(state),
             Action::PutNet(net, state) => self.maps.put_net(*net, *state),

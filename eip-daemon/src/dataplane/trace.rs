@@ -10,7 +10,7 @@
 use std::path::PathBuf;
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::{HashMap, MapData, MapInfo, PerCpuArray},
     programs::{
         Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp, loaded_programs,
@@ -25,7 +25,7 @@ use eip_common::{
 
 use super::{
     DataPlaneError,
-    bpf::program_name,
+    bpf::{self, program_name},
     maps::{failed, open, pin_path},
     options::map_directory,
 };
@@ -143,7 +143,7 @@ impl KernelTracer {
     /// Nothing is attached, and nothing is left when it is dropped.
     pub(super) fn open(bpffs: &std::path::Path) -> Result<Self, TraceError> {
         let directory = map_directory(bpffs);
-        let mut loader = EbpfLoader::new();
+        let mut loader = bpf::loader();
         for name in DECIDING {
             loader.map_pin_path(name, pin_path(&directory, name));
         }

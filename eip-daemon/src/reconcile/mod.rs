@@ -78,6 +78,8 @@ pub struct Reconciler<D> {
     has_settled: bool,
     /// What was desired when the kernel was last found, or made, to be just that.
     last_clean: Option<Arc<Desired>>,
+    /// When all that is ours in the kernel was last read back.
+    whole_look: Option<Instant>,
     fence: Fence,
 }
 
@@ -161,6 +163,7 @@ impl<D: DataPlane> Reconciler<D> {
             farewells: Farewells::default(),
             has_settled: false,
             last_clean: None,
+            whole_look: None,
             fence: Fence::default(),
         };
         (reconciler, reports)
@@ -200,10 +203,10 @@ impl<D: DataPlane> Reconciler<D> {
             self.round(&shutdown).instrument(span).await;
             let now = Instant::now();
             let due = [self.failures.next_try(), self.farewells.next_deadline()];
-            let deadline = due
-                .into_iter()
-                .flatten()
-                .fold(now + self.resync, Instant::min);
+            // Even where a round takes longer than the interval there is a pause between two.
+            let whole_look = self.whole_look.unwrap_or(now) + self.resync;
+            let whole_look = whole_look.max(now + self.resync / 4);
+            let deadline = due.into_iter().flatten().fold(whole_look, Instant::min);
             tokio::select! {
                 () = stopped(&mut shutdown) => return,
                 changed = self.facts.changed(), if has_source => {
@@ -289,7 +292,7 @@ impl<D: DataPlane> Reconciler<D> {
             report.repairs += done;
         }
         if !actions.is_empty() {
-            observed = self.data_plane.observe().await?;
+            observed = self.data_plane.observe_own_changes().await?;
         }
         let is_clean = removal == Removal::Allowed
             && (actions.is_empty() || plan(&kept, &observed, Removal::Allowed).is_empty())
@@ -307,12 +310,28 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(())
     }
 
+    /// Reads back everything once in a resync interval, and in between what may have changed. A look that
+    /// failed is repeated in full.
+    async fn observe(&mut self) -> Result<Observed, DataPlaneError> {
+        let now = Instant::now();
+        let is_due = self
+            .whole_look
+            .is_none_or(|last| now.duration_since(last) >= self.resync);
+        if !is_due {
+            return self.data_plane.observe_own_changes().await;
+        }
+        self.whole_look = None;
+        let observed = self.data_plane.observe().await?;
+        self.whole_look = Some(now);
+        Ok(observed)
+    }
+
     async fn look(&mut self) -> Result<Round, DataPlaneError> {
+        let observed = self.observe().await?;
         let facts = self
             .memory
             .complete(&self.current, &self.settings.node_name);
         let addresses = desired::vm_addresses(&facts, &self.settings);
-        let observed = self.data_plane.observe().await?;
         let view = self.data_plane.view(&addresses).await?;
         let desired = desired::compute(&facts, &self.settings, &view);
         let removal = if facts.complete {

@@ -2,7 +2,7 @@
 
 use eip_daemon::{
     dataplane::{
-        KernelDataPlane,
+        DataPlane as _, KernelDataPlane,
         cleanup::{CleanupOptions, cleanup},
         inspect::{AttachMode, Attachment},
     },
@@ -123,6 +123,42 @@ fn a_program_somebody_detached_is_missed_and_attached_again() {
             assert!(observed.leftovers.is_empty(), "{attachment:?} {observed:?}");
             assert!(observed.uplinks.contains_key(&uplink) && observed.ports.contains(&port));
         }
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_look_at_own_changes_sees_those_and_vanished_interfaces_and_a_whole_one_sees_the_rest() {
+    on_a_node(async |world| {
+        two_links();
+        let mut plane = world.open();
+        let (uplink, port) = (ifindex("up0"), ifindex("port0"));
+        apply(&mut plane, attach_uplink(uplink)).await;
+        let observed = plane.observe_own_changes().await.unwrap();
+        assert!(observed.uplinks.contains_key(&uplink) && observed.ports.is_empty());
+        apply(&mut plane, Action::AttachPort(port)).await;
+        let observed = plane.observe_own_changes().await.unwrap();
+        assert!(observed.uplinks.contains_key(&uplink) && observed.ports.contains(&port));
+        assert_eq!(plane.attachments().len(), 4);
+
+        let attachments = plane.attachments();
+        let door = attachments.iter().find(|one| one.ifindex == port).unwrap();
+        run(&format!("bpftool link detach id {}", door.link_id.unwrap()));
+        let observed = plane.observe_own_changes().await.unwrap();
+        assert!(observed.ports.contains(&port), "nobody has looked there");
+        assert!(!observe(&mut plane).await.ports.contains(&port));
+        let observed = plane.observe_own_changes().await.unwrap();
+        assert!(
+            !observed.ports.contains(&port),
+            "what was found is remembered"
+        );
+        assert_eq!(observed.leftovers, [port].into());
+
+        apply(&mut plane, Action::AttachPort(port)).await;
+        run("ip link del port0");
+        let observed = plane.observe_own_changes().await.unwrap();
+        assert!(observed.ports.is_empty() && observed.uplinks.contains_key(&uplink));
+        assert_eq!(observed.leftovers, [port].into());
     });
 }
 
