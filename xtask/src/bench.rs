@@ -59,6 +59,10 @@ struct Kube {
     #[arg(long, value_name = "COUNT", default_value_t = 200)]
     changes: u32,
 
+    /// Bindings that are then made for one single VM, all at once
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    crowd: u32,
+
     /// Form of the answer
     #[arg(short, long, value_name = "FORM", default_value = "text")]
     output: Output,
@@ -123,6 +127,7 @@ impl Kube {
             .arg(format!("--here={}", self.here))
             .arg(format!("--nodes={}", self.nodes))
             .arg(format!("--changes={}", self.changes))
+            .arg(format!("--crowd={}", self.crowd))
             .arg(format!("--output={output}"))
             .env(cluster::VARIABLE, cluster::find()?)
             .run()

@@ -1,6 +1,6 @@
 //! The API server, asked by many at once.
 
-use std::{future::Future, path::Path};
+use std::{collections::BTreeMap, future::Future, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context as _, bail};
 use eip_cluster_tests::kubevirt;
@@ -26,6 +26,8 @@ use crate::{plan::Vm, probe::Progress};
 const WRITERS: usize = 32;
 /// Bytes of annotations on VMs and pods: real ones are of this size.
 const BALLAST: usize = 6000;
+/// Label of the bindings for one VM.
+const CROWD: &str = "bench-crowd";
 
 /// A connection, with the administrator's rights.
 pub(crate) struct Server {
@@ -106,6 +108,31 @@ impl Server {
             let (api, object) = (api.clone(), binding(&vm));
             async move { create(&api, &object).await.map(drop) }
         })
+    }
+
+    /// Writes bindings to one VM.
+    pub(crate) fn write_crowd(&self, eips: &[Ipv4Addr], vm: &Vm) -> anyhow::Result<()> {
+        let api = self.all(Kind::Binding);
+        self.each("bindings for one VM", eips, |eip| {
+            let name = format!("crowd-{}", eip.to_string().replace('.', "-"));
+            let mut object = kubevirt::binding(&name, eip, &vm.name);
+            object["metadata"]["labels"] = json!({CROWD: "yes"});
+            let api = api.clone();
+            async move { create(&api, &object).await.map(drop) }
+        })
+    }
+
+    /// How many of the crowd have which reason; none of those that were not looked at.
+    pub(crate) fn reasons_of_crowd(&self) -> anyhow::Result<BTreeMap<String, usize>> {
+        let api = self.all(Kind::Binding);
+        let how = ListParams::default().labels(CROWD);
+        let mut reasons = BTreeMap::new();
+        for object in self.runtime.block_on(api.list(&how))?.items {
+            let ready = ready(&object).and_then(|condition| condition["reason"].as_str());
+            let reason = ready.unwrap_or_default().to_owned();
+            *reasons.entry(reason).or_default() += 1;
+        }
+        Ok(reasons)
     }
 
     /// `kubectl apply --server-side` of a binding, without the time kubectl takes to start.
@@ -208,10 +235,11 @@ fn heavy(mut object: Value) -> Value {
     object
 }
 
-fn is_ready(object: &DynamicObject) -> bool {
+fn ready(object: &DynamicObject) -> Option<&Value> {
     let conditions = object.data["status"]["conditions"].as_array();
-    conditions.is_some_and(|all| {
-        all.iter()
-            .any(|one| one["type"] == "Ready" && one["status"] == "True")
-    })
+    conditions?.iter().find(|one| one["type"] == "Ready")
+}
+
+fn is_ready(object: &DynamicObject) -> bool {
+    ready(object).is_some_and(|condition| condition["status"] == "True")
 }

@@ -31,6 +31,8 @@ struct Flags {
     nodes: u32,
     #[arg(long, default_value_t = 200)]
     changes: u32,
+    #[arg(long, default_value_t = 0)]
+    crowd: u32,
     #[arg(short, long, default_value = "text")]
     output: Form,
 }
@@ -56,7 +58,8 @@ fn main() -> anyhow::Result<()> {
     })?;
     // Sockets of this thread are where the API server is.
     let place = Ns::open(cluster.place().name())?;
-    let results = place.run(|| measure::all(&mut cluster, &plan))?;
+    let crowd = plan::crowd(flags.crowd)?;
+    let results = place.run(|| measure::all(&mut cluster, &plan, &crowd))?;
     match flags.output {
         Form::Text => print!("{results}"),
         Form::Json => println!("{:#}", results.json()),

@@ -1,6 +1,10 @@
 //! The measurements, in their order.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 use eip_cluster_tests::{
@@ -40,7 +44,11 @@ struct Bench<'a> {
 }
 
 /// Measures all of it.
-pub(crate) fn all(cluster: &mut Cluster, plan: &Plan) -> anyhow::Result<Results> {
+pub(crate) fn all(
+    cluster: &mut Cluster,
+    plan: &Plan,
+    crowd: &[Ipv4Addr],
+) -> anyhow::Result<Results> {
     let server = Server::connect(&cluster.control.administrator()?)?;
     let (bound, spares) = (plan.bound(), plan.spares());
     let here = usize::try_from(plan.here)?;
@@ -78,6 +86,9 @@ pub(crate) fn all(cluster: &mut Cluster, plan: &Plan) -> anyhow::Result<Results>
     bench.use_of_cpu()?;
     bench.change(&spares)?;
     bench.restart()?;
+    if !crowd.is_empty() {
+        bench.crowd(crowd, &bound[0])?;
+    }
     bench.use_of_memory("at the end")?;
     Ok(bench.results)
 }
@@ -324,6 +335,34 @@ impl Bench<'_> {
         course.bird.push(gone);
         let gone = soon("it is unprogrammed", began, || Ok(!kernel.has(vm.eip)))?;
         course.kernel.push(gone);
+        Ok(())
+    }
+
+    /// A tenant that has lost all measure.
+    fn crowd(&mut self, eips: &[Ipv4Addr], vm: &Vm) -> anyhow::Result<()> {
+        let title = format!("{} bindings for one VM", eips.len());
+        say(&title);
+        let began = Instant::now();
+        self.server.write_crowd(eips, vm)?;
+        let mut progress = Progress::new("told", eips.len());
+        let mut reasons = BTreeMap::new();
+        let took = until("each is told", began, SELDOM * 5, || {
+            reasons = self.server.reasons_of_crowd()?;
+            let undecided = ["", "Pending"].map(|reason| reasons.get(reason).copied());
+            let told = eips.len() - undecided.into_iter().flatten().sum::<usize>();
+            progress.reach(told);
+            Ok(told == eips.len())
+        })?;
+        // Whatever was said last is said for good.
+        probe::settled(&self.cluster.control)?;
+        self.results.title(&title);
+        self.results
+            .row("each is told why or served", &[("", Number::Time(took))]);
+        for (reason, count) in self.server.reasons_of_crowd()? {
+            #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+            let count = Number::Count(count as f64);
+            self.results.row(&reason, &[("", count)]);
+        }
         Ok(())
     }
 

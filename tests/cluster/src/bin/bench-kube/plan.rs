@@ -10,6 +10,8 @@ pub(crate) const EIP_CIDR: &str = "198.18.0.0/15";
 const FIRST_EIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 /// First elastic IP of what comes and goes.
 const FIRST_CHANGE: Ipv4Addr = Ipv4Addr::new(198, 19, 128, 1);
+/// First elastic IP of those for one VM.
+const FIRST_OF_CROWD: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 /// Pod networks of the two nodes that are namespaces.
 pub(crate) const POD_CIDRS: [&str; 2] = ["10.0.0.0/20", "10.0.16.0/20"];
 /// Addresses of a node's pod network.
@@ -108,6 +110,14 @@ impl Plan {
             })
             .collect()
     }
+}
+
+/// Elastic IPs that are all for one VM.
+pub(crate) fn crowd(size: u32) -> anyhow::Result<Vec<Ipv4Addr>> {
+    ensure!(size <= 30_000, "--crowd: at most 30000");
+    Ok((0..size)
+        .map(|index| after(FIRST_OF_CROWD, index))
+        .collect())
 }
 
 fn pod_address(node: u32, index: u32) -> Ipv4Addr {
