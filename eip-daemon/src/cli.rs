@@ -449,6 +449,11 @@ pub struct ControllerArgs {
     )]
     pub http: String,
 
+    /// Let bindings lead to networks of Multus, at the addresses that the pods' annotation
+    /// k8s.v1.cni.cncf.io/network-status names; whoever may edit a pod can change that
+    #[arg(long, env = "EIP_TRUST_NETWORK_STATUS")]
+    pub trust_network_status: bool,
+
     /// What is logged.
     #[command(flatten)]
     pub log: LogArgs,

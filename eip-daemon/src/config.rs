@@ -236,6 +236,7 @@ pub fn resolve_controller(
             retry: duration / 7,
         },
         http,
+        trusts_network_status: args.trust_network_status,
     });
     findings.into_result(options).map(|(options, _)| options)
 }

@@ -48,7 +48,7 @@ use target::Targets;
 #[must_use]
 pub fn vm_addresses(facts: &Facts, settings: &NodeSettings) -> BTreeSet<IpAddr> {
     let settings = &with_internal_nets(settings, facts);
-    let targets = Targets::new(&facts.vms, settings);
+    let targets = Targets::new(facts, settings);
     let prefixes = Prefixes::new(settings);
     facts
         .bindings
@@ -168,7 +168,7 @@ fn settle<'a>(
     facts: &'a Facts,
     node: &Node<'_>,
 ) -> (Vec<Candidate<'a>>, BTreeMap<ObjectName, Outcome>) {
-    let targets = Targets::new(&facts.vms, node.settings);
+    let targets = Targets::new(facts, node.settings);
     let mut bindings: Vec<&BindingFact> = facts.bindings.iter().collect();
     bindings.sort_by(|a, b| seniority(a).cmp(&seniority(b)));
 

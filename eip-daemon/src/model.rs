@@ -158,6 +158,9 @@ pub struct BindingFact {
     /// What it is the name of.
     #[serde(default)]
     pub kind: TargetKind,
+    /// `spec.interface`: the VM's network the EIP leads to; the pod network without it.
+    #[serde(default)]
+    pub interface: Option<String>,
     /// `metadata.creationTimestamp` in seconds since the epoch; objects without one are older
     /// than those with one and ordered by name among themselves.
     pub created: Option<i64>,
@@ -721,6 +724,8 @@ pub enum WaitReason {
     VmNotRunning,
     /// It reports no address of the EIP's family.
     VmHasNoAddress,
+    /// It has no network of the name the binding gives.
+    InterfaceNotFound,
     /// The node has no route to its address.
     NoRoute,
     /// The route to its address goes through a gateway or is no unicast route: the VM is not here.

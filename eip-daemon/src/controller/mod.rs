@@ -72,6 +72,8 @@ pub struct ControllerOptions {
     pub timing: Timing,
     /// Address of the HTTP server; `None` serves none.
     pub http: Option<SocketAddr>,
+    /// Addresses on networks of Multus count as the pods' annotations name them.
+    pub trusts_network_status: bool,
 }
 
 /// Why the controller does not run (any more). Fate of each: exit code 1.
@@ -164,7 +166,7 @@ impl Controller {
         Self {
             teller: Teller::new(client.clone(), options),
             client,
-            registry: Registry::default(),
+            registry: Registry::new(options.trusts_network_status),
             pace: Pace::default(),
             listing: Default::default(),
             synced: BTreeSet::new(),

@@ -11,14 +11,16 @@ use crate::{
     source::{
         kube::{NODE_LABEL, OTHER_NODE_LABEL},
         objects::{
-            self, EipBindingSpec, EipBindingStatus, MigrationState, PodSpec, PodStatus, VmSpec,
-            VmStatus,
+            self, EipBindingSpec, EipBindingStatus, MigrationState, PodSpec, PodStatus, VmNetwork,
+            VmSpec, VmStatus,
         },
     },
 };
 
 /// Finalizer of the older operator, as it spelt it.
 pub(super) const OLD_FINALIZER: &str = "virteip.github.com/finlizer";
+/// Annotation of a pod: its networks and addresses, written by Multus.
+const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 /// Label of a virt-launcher pod: the VM it belongs to, by uid.
 pub(super) const CREATED_BY_LABEL: &str = "kubevirt.io/created-by";
 
@@ -60,8 +62,44 @@ pub(super) struct Vm {
     pub(super) migration: Option<MigrationState>,
     /// Addresses its status claims for the pod network.
     pub(super) claims: Vec<IpAddr>,
+    /// Its networks, as its spec names them.
+    pub(super) networks: Vec<Network>,
     /// It has its node's addresses and none of its own.
     pub(super) is_host_network: bool,
+}
+
+/// A network of a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Network {
+    /// As the VM calls it.
+    pub(super) name: String,
+    /// What it is.
+    pub(super) kind: NetworkKind,
+}
+
+/// What a network of a VM is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NetworkKind {
+    /// The pod has its own addresses there.
+    Pod,
+    /// A further one, by Multus.
+    Secondary {
+        /// Its `NetworkAttachmentDefinition`, `NAMESPACE/NAME`.
+        definition: String,
+        /// The pod's interface, where the VM's status names it.
+        interface: Option<String>,
+    },
+}
+
+/// What a pod has on a network beside the pod network, as its annotation says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Attachment {
+    /// The `NetworkAttachmentDefinition`, `NAMESPACE/NAME`.
+    pub(super) definition: String,
+    /// The pod's interface.
+    pub(super) interface: String,
+    /// Its addresses there.
+    pub(super) addresses: Vec<IpAddr>,
 }
 
 /// A virt-launcher pod.
@@ -75,6 +113,8 @@ pub(super) struct Pod {
     pub(super) node: Option<String>,
     /// Its own addresses; none once it has ended, for somebody else may have them then.
     pub(super) addresses: Vec<IpAddr>,
+    /// Further networks; none once it has ended.
+    pub(super) attachments: Vec<Attachment>,
     /// Creation, in seconds since the epoch.
     pub(super) created: i64,
 }
@@ -140,6 +180,7 @@ impl Default for Vm {
             node: None,
             migration: None,
             claims: Vec::new(),
+            networks: Vec::new(),
             is_host_network: false,
         }
     }
@@ -150,18 +191,21 @@ impl Vm {
     #[must_use]
     pub(super) fn read(object: &DynamicObject) -> Self {
         let uid = object.metadata.uid.clone().unwrap_or_default();
+        let namespace = name_of(&object.metadata).namespace;
+        let spec: VmSpec = part(object, "spec").unwrap_or_default();
         let Ok(status) = part::<VmStatus>(object, "status") else {
             return Self {
                 uid,
                 phase: VmPhase::Unknown,
+                networks: networks(&spec, &VmStatus::default(), &namespace),
                 ..Self::default()
             };
         };
-        let spec: VmSpec = part(object, "spec").unwrap_or_default();
         let interfaces = objects::interfaces(&spec, &status).unwrap_or_default();
         Self {
             uid,
             phase: status.phase(),
+            networks: networks(&spec, &status, &namespace),
             claims: interfaces
                 .into_iter()
                 .next()
@@ -235,7 +279,11 @@ impl Pod {
         let status: PodStatus = part(object, "status").unwrap_or_default();
         let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let mut addresses: Vec<IpAddr> = Vec::new();
+        let mut attachments = Vec::new();
         if !has_ended {
+            let annotations = metadata.annotations.as_ref();
+            let text = annotations.and_then(|all| all.get(NETWORK_STATUS));
+            attachments = text.map_or_else(Vec::new, |text| attachments_of(text));
             let listed = status.pod_ips.into_iter().map(|address| address.ip);
             for text in listed.chain(status.pod_ip) {
                 if let Ok(address) = text.parse()
@@ -250,9 +298,61 @@ impl Pod {
             vm,
             node: spec.node_name.filter(|node| !node.is_empty()),
             addresses,
+            attachments,
             created: created(metadata),
         }
     }
+}
+
+/// The networks a VM's spec names, with what its status says of the pod's side.
+fn networks(spec: &VmSpec, status: &VmStatus, namespace: &str) -> Vec<Network> {
+    let kind = |network: &VmNetwork| {
+        if network.is_pod_network() {
+            return Some(NetworkKind::Pod);
+        }
+        let name = &network.multus.as_ref()?.network_name;
+        let mut interfaces = status.interfaces.iter();
+        let entry = interfaces.find(|one| one.name.as_ref() == Some(&network.name));
+        Some(NetworkKind::Secondary {
+            definition: if name.contains('/') {
+                name.clone()
+            } else {
+                format!("{namespace}/{name}")
+            },
+            interface: entry.and_then(|entry| entry.pod_interface_name.clone()),
+        })
+    };
+    let known = |network: &VmNetwork| {
+        Some(Network {
+            name: network.name.clone(),
+            kind: kind(network)?,
+        })
+    };
+    spec.networks.iter().filter_map(known).collect()
+}
+
+/// An entry of [`NETWORK_STATUS`].
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct NetworkStatus {
+    name: String,
+    interface: String,
+    ips: Vec<String>,
+    #[serde(rename = "default")]
+    is_default: bool,
+}
+
+/// What a pod has beside the pod network. What cannot be read says nothing.
+fn attachments_of(text: &str) -> Vec<Attachment> {
+    let entries: Vec<NetworkStatus> = serde_json::from_str(text).unwrap_or_default();
+    let secondary = entries.into_iter().filter(|entry| !entry.is_default);
+    secondary
+        .map(|entry| Attachment {
+            definition: entry.name,
+            interface: entry.interface,
+            addresses: entry.ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
+        })
+        .collect()
 }
 
 fn created(metadata: &ObjectMeta) -> i64 {

@@ -10,7 +10,7 @@
 
 use std::net::IpAddr;
 
-use super::object::{Pod, Vm};
+use super::object::{Attachment, NetworkKind, Pod, Vm};
 use crate::model::VmPhase;
 
 /// What was granted before.
@@ -70,6 +70,10 @@ pub(super) enum Reason {
     PodHasNoAddress,
     /// The VM claims an address that none of its pods has.
     AddressUnverified,
+    /// The VM has no such network.
+    InterfaceNotFound,
+    /// Nobody who is trusted says which addresses are whose on that network.
+    InterfaceUnverified,
 }
 
 impl Reason {
@@ -89,19 +93,58 @@ impl Reason {
             Self::PodNotRunning => "PodNotRunning",
             Self::PodHasNoAddress => "PodHasNoAddress",
             Self::AddressUnverified => "AddressUnverified",
+            Self::InterfaceNotFound => "InterfaceNotFound",
+            Self::InterfaceUnverified => "InterfaceUnverified",
         }
     }
 }
 
-/// Finds the place of a VM for an elastic IP of a family.
+/// What is looked for: an address of a family, on a network.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sought<'a> {
+    /// The elastic IP's family.
+    pub(super) is_ipv4: bool,
+    /// The network, as the VM's spec describes it.
+    pub(super) network: &'a NetworkKind,
+}
+
+impl Sought<'_> {
+    /// A pod's address there.
+    fn of(&self, pod: &Pod) -> Option<IpAddr> {
+        let mut of_family = self.addresses(pod).iter().copied();
+        of_family.find(|address| address.is_ipv4() == self.is_ipv4)
+    }
+
+    fn addresses<'p>(&self, pod: &'p Pod) -> &'p [IpAddr] {
+        let NetworkKind::Secondary {
+            definition,
+            interface,
+        } = self.network
+        else {
+            return &pod.addresses;
+        };
+        let all = || pod.attachments.iter();
+        let of_network = |one: &&Attachment| one.definition == *definition;
+        let named = interface.as_ref();
+        let exact = |one: &&Attachment| of_network(one) && Some(&one.interface) == named;
+        // Two interfaces on one network can only be told apart by their name.
+        let is_only = all().filter(of_network).count() == 1;
+        let found = all()
+            .find(exact)
+            .or_else(|| all().find(|one| is_only && of_network(one)));
+        found.map_or(&[], |found| &found.addresses)
+    }
+}
+
+/// Finds the place of a VM for an elastic IP.
 #[must_use]
-pub(super) fn place(vm: &Vm, pods: &[&Pod], is_ipv4: bool, before: Option<&Grant>) -> Place {
+pub(super) fn place(vm: &Vm, pods: &[&Pod], sought: Sought<'_>, before: Option<&Grant>) -> Place {
     let before = before.filter(|grant| grant.uid == vm.uid);
     match vm.phase {
         VmPhase::Pending => return nowhere(Reason::VmNotRunning, "the VM is not running yet"),
         VmPhase::Final => return nowhere(Reason::VmNotRunning, "the VM has ended"),
         VmPhase::Unknown => {
-            return kept(before, pods, is_ipv4, || {
+            return kept(before, pods, sought, || {
                 let message = "the VM is in a phase that says nothing about where it runs";
                 (Reason::VmNotRunning, message.to_owned())
             });
@@ -110,22 +153,22 @@ pub(super) fn place(vm: &Vm, pods: &[&Pod], is_ipv4: bool, before: Option<&Grant
     }
     let (node, preferred) = node_of(vm);
     let Some(node) = node else {
-        return kept(before, pods, is_ipv4, || {
+        return kept(before, pods, sought, || {
             let message = "the VM's status names no node".to_owned();
             (Reason::VmNotRunning, message)
         });
     };
-    match address_on(node, preferred, pods, is_ipv4) {
+    match address_on(node, preferred, pods, sought) {
         Some(address) => Place::At {
             grant: Grant {
                 node: node.to_owned(),
                 address,
                 uid: vm.uid.clone(),
             },
-            note: doubt(vm, pods, is_ipv4),
+            note: doubt(vm, pods, sought),
         },
-        None => kept(before, pods, is_ipv4, || {
-            missing_address(vm, node, pods, is_ipv4)
+        None => kept(before, pods, sought, || {
+            missing_address(vm, node, pods, sought)
         }),
     }
 }
@@ -162,9 +205,14 @@ fn node_of(vm: &Vm) -> (Option<&str>, Option<&str>) {
     (node, pod)
 }
 
-fn address_on(node: &str, preferred: Option<&str>, pods: &[&Pod], is_ipv4: bool) -> Option<IpAddr> {
+fn address_on(
+    node: &str,
+    preferred: Option<&str>,
+    pods: &[&Pod],
+    sought: Sought<'_>,
+) -> Option<IpAddr> {
     let here = pods.iter().filter(|pod| pod.node.as_deref() == Some(node));
-    here.filter_map(|pod| Some((pod, of_family(&pod.addresses, is_ipv4)?)))
+    here.filter_map(|pod| Some((pod, sought.of(pod)?)))
         .max_by_key(|(pod, _)| {
             let is_preferred = Some(pod.name.name.as_str()) == preferred;
             (is_preferred, pod.created, &pod.name)
@@ -183,13 +231,14 @@ fn of_family(addresses: &[IpAddr], is_ipv4: bool) -> Option<IpAddr> {
 fn kept(
     before: Option<&Grant>,
     pods: &[&Pod],
-    is_ipv4: bool,
+    sought: Sought<'_>,
     why_not: impl FnOnce() -> (Reason, String),
 ) -> Place {
     let still_there = before.filter(|grant| {
         pods.iter().any(|pod| {
-            pod.node.as_ref() == Some(&grant.node) && pod.addresses.contains(&grant.address)
-        }) && grant.address.is_ipv4() == is_ipv4
+            let is_there = pod.node.as_ref() == Some(&grant.node);
+            is_there && sought.addresses(pod).contains(&grant.address)
+        }) && grant.address.is_ipv4() == sought.is_ipv4
     });
     let (reason, message) = why_not();
     match still_there {
@@ -201,8 +250,16 @@ fn kept(
     }
 }
 
-fn missing_address(vm: &Vm, node: &str, pods: &[&Pod], is_ipv4: bool) -> (Reason, String) {
+fn missing_address(vm: &Vm, node: &str, pods: &[&Pod], sought: Sought<'_>) -> (Reason, String) {
+    let is_ipv4 = sought.is_ipv4;
     let family = if is_ipv4 { "IPv4" } else { "IPv6" };
+    if let NetworkKind::Secondary { definition, .. } = sought.network {
+        let message = format!(
+            "the VM's pod on {node} has no {family} address on {definition} (its annotation \
+             network-status says which it has)"
+        );
+        return (Reason::VmHasNoAddress, message);
+    }
     if let Some(claim) = of_family(&vm.claims, is_ipv4) {
         let known = pods
             .iter()
@@ -224,8 +281,11 @@ fn missing_address(vm: &Vm, node: &str, pods: &[&Pod], is_ipv4: bool) -> (Reason
 }
 
 /// The status claims an address no pod of the VM has. In a migration it may lag behind.
-fn doubt(vm: &Vm, pods: &[&Pod], is_ipv4: bool) -> Option<String> {
-    let claim = of_family(&vm.claims, is_ipv4)?;
+fn doubt(vm: &Vm, pods: &[&Pod], sought: Sought<'_>) -> Option<String> {
+    if *sought.network != NetworkKind::Pod {
+        return None;
+    }
+    let claim = of_family(&vm.claims, sought.is_ipv4)?;
     let is_known = pods.iter().any(|pod| pod.addresses.contains(&claim));
     (!is_known).then(|| {
         format!("the VM's status claims {claim}, which no pod of it has: the pod's address is used")

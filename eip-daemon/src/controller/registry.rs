@@ -30,6 +30,8 @@ pub(super) enum Claim {
 /// All objects.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
+    /// Addresses on further networks count as the pods' annotations name them.
+    trusts_network_status: bool,
     bindings: BTreeMap<ObjectName, Binding>,
     vms: BTreeMap<ObjectName, Vm>,
     pods: BTreeMap<ObjectName, Pod>,
@@ -45,6 +47,21 @@ pub(super) struct Registry {
 }
 
 impl Registry {
+    /// Nothing is known yet.
+    #[must_use]
+    pub(super) fn new(trusts_network_status: bool) -> Self {
+        Self {
+            trusts_network_status,
+            ..Self::default()
+        }
+    }
+
+    /// Whether the annotations of pods are believed.
+    #[must_use]
+    pub(super) fn trusts_network_status(&self) -> bool {
+        self.trusts_network_status
+    }
+
     /// A binding, if it is known.
     #[must_use]
     pub(super) fn binding(&self, name: &ObjectName) -> Option<&Binding> {

@@ -1,5 +1,6 @@
 //! The controller's pure parts: VM lives as KubeVirt shows them, and a model with random histories.
 
+mod interfaces;
 mod life;
 mod model;
 mod nodes;
@@ -42,6 +43,7 @@ fn pod(pod: &str, vm: &str, node: &str, addresses: &[&str]) -> Pod {
         vm: vm.to_owned(),
         node: Some(node.to_owned()),
         addresses: addresses.iter().map(|text| ip(text)).collect(),
+        attachments: Vec::new(),
         created: 0,
     }
 }

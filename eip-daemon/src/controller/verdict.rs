@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::{
-    object::{Binding, OLD_FINALIZER},
-    place::{self, Grant, Place, Reason},
+    object::{Binding, NetworkKind, OLD_FINALIZER, Vm},
+    place::{self, Grant, Place, Reason, Sought},
     registry::{Claim, Registry},
 };
 use crate::{
@@ -72,6 +72,9 @@ fn judge(
         let message = "spec.target.kind: Address is for documents of a node";
         return Err(invalid(message.to_owned()));
     }
+    let interface = spec
+        .interface(kind)
+        .map_err(|error| invalid(error.to_string()))?;
     match registry.claim(name, eip) {
         Claim::Own => {}
         Claim::HeldBy(other) => {
@@ -109,13 +112,51 @@ fn judge(
     }
     let pods = registry.pods_of(&vm_name, &vm.uid);
     let before = granted(&binding.status);
-    match place::place(vm, &pods, eip.is_ipv4(), before.as_ref()) {
+    let network = network(vm, interface.as_deref(), registry.trusts_network_status())
+        .map_err(|(reason, message)| waiting(reason, message))?;
+    let sought = Sought {
+        is_ipv4: eip.is_ipv4(),
+        network,
+    };
+    match place::place(vm, &pods, sought, before.as_ref()) {
         Place::Nowhere { reason, message } => Err(told(reason, message)),
         Place::At { grant, note } => {
             let other_node = place::other_node(Some(&grant), &pods);
             Ok(served(binding, eip, grant, other_node, note))
         }
     }
+}
+
+/// The VM's network of a name; the pod network without one.
+fn network<'a>(
+    vm: &'a Vm,
+    name: Option<&str>,
+    is_trusted: bool,
+) -> Result<&'a NetworkKind, (Reason, String)> {
+    let Some(name) = name else {
+        return Ok(&NetworkKind::Pod);
+    };
+    let Some(found) = vm.networks.iter().find(|network| network.name == name) else {
+        let known: Vec<&str> = vm.networks.iter().map(|one| one.name.as_str()).collect();
+        let message = format!(
+            "the VM has no network {name:?} (it has {}): correct spec.interface, or leave it out for the \
+             pod network",
+            if known.is_empty() {
+                "none".to_owned()
+            } else {
+                known.join(", ")
+            }
+        );
+        return Err((Reason::InterfaceNotFound, message));
+    };
+    if found.kind != NetworkKind::Pod && !is_trusted {
+        let message = format!(
+            "only an annotation of its pod says which address the VM has on {name:?}, and whoever may edit \
+             the pod can change that: the controller believes it with --trust-network-status alone"
+        );
+        return Err((Reason::InterfaceUnverified, message));
+    }
+    Ok(&found.kind)
 }
 
 /// What is said of a VM and its pod, said of a pod that is both.

@@ -135,6 +135,7 @@ fn with_request(facts: &Facts, request: &BindRequest) -> Facts {
         eip: request.eip,
         vm,
         kind: request.target.kind(),
+        interface: None,
         // `local::bind` stamps the object with the present, which makes it the youngest.
         created: Some(i64::MAX),
         generation: 1,

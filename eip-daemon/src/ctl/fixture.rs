@@ -53,6 +53,7 @@ fn fact(object: &str, eip: &str, vm: &str) -> BindingFact {
         eip: ip(eip),
         vm: name(vm),
         kind: TargetKind::Vm,
+        interface: None,
         created: Some(if object == "thief" { 2 } else { 1 }),
         generation: 1,
         primary: false,

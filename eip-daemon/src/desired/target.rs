@@ -1,7 +1,7 @@
 //! From a binding to the address of its VM on this node.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::{Duration, SystemTime},
 };
@@ -11,8 +11,8 @@ use super::{
     validate::refused,
 };
 use crate::model::{
-    BindingFact, NodeSettings, ObjectName, Outcome, RefuseReason, TargetKind, VmFact, VmPhase,
-    WaitReason, target_text,
+    BindingFact, Facts, NodeSettings, ObjectName, Outcome, RefuseReason, TargetKind, VmFact,
+    VmInterface, VmPhase, WaitReason, target_text,
 };
 
 /// The VMs by name, and who owns which address on this node.
@@ -23,16 +23,30 @@ pub(super) struct Targets<'a> {
 }
 
 impl<'a> Targets<'a> {
-    pub(super) fn new(vms: &'a [VmFact], settings: &'a NodeSettings) -> Self {
+    pub(super) fn new(facts: &'a Facts, settings: &'a NodeSettings) -> Self {
+        let vms = &facts.vms;
         let mut here: Vec<&VmFact> = vms.iter().filter(|vm| is_here(vm, settings)).collect();
         here.sort_by_key(|vm| (vm.created, &vm.name));
         let mut owners = BTreeMap::new();
-        for vm in here {
-            for address in [Family::V4, Family::V6]
-                .into_iter()
-                .filter_map(|f| address(vm, f))
-            {
+        for vm in here.iter().copied() {
+            for address in pod_addresses(vm) {
                 owners.entry(address).or_insert(vm);
+            }
+        }
+        // A network somebody asks for by name comes after all pod networks: what is claimed there takes
+        // no pod's address.
+        let mut asked: BTreeMap<&ObjectName, BTreeSet<&str>> = BTreeMap::new();
+        for binding in &facts.bindings {
+            if let Some(name) = &binding.interface {
+                asked.entry(&binding.vm).or_default().insert(name);
+            }
+        }
+        for vm in here {
+            for name in asked.get(&vm.name).into_iter().flatten() {
+                let found = interface(vm, Some(name)).into_iter();
+                for address in found.flat_map(usable) {
+                    owners.entry(address).or_insert(vm);
+                }
             }
         }
         Self {
@@ -65,11 +79,18 @@ impl<'a> Targets<'a> {
         })?;
         self.is_to_be_served_here(vm)?;
         let family = Family::of(binding.eip);
-        let address = address(vm, family).ok_or_else(|| {
+        let asked = binding.interface.as_deref();
+        let interface = interface(vm, asked);
+        if let (None, Some(name)) = (interface, asked) {
+            return Err(no_interface(vm, name));
+        }
+        let address = interface.and_then(|interface| address(interface, family));
+        let address = address.ok_or_else(|| {
+            let network = asked.map_or("pod network".to_owned(), |name| format!("network {name}"));
             waiting(
                 WaitReason::VmHasNoAddress,
                 format!(
-                    "{} reports no {} address on its pod network",
+                    "{} reports no {} address on its {network}",
                     target_text(&vm.name),
                     family.name()
                 ),
@@ -151,10 +172,35 @@ fn is_here(vm: &VmFact, settings: &NodeSettings) -> bool {
     vm.phase == VmPhase::Running && vm.node.as_ref() == Some(&settings.node_name)
 }
 
-/// The first usable address of a family on the pod network. Sources put that network first; other
-/// interfaces are never looked at, they can carry whatever the guest likes.
-fn address(vm: &VmFact, family: Family) -> Option<IpAddr> {
-    let interface = vm.interfaces.first()?;
+/// The interface on the network of a name. Without a name that on the pod network, which sources put first:
+/// others can carry whatever the guest likes, and are looked at only where a binding names them.
+fn interface<'a>(vm: &'a VmFact, name: Option<&str>) -> Option<&'a VmInterface> {
+    match name {
+        None => vm.interfaces.first(),
+        Some(name) => vm.interfaces.iter().find(|one| one.name == name),
+    }
+}
+
+fn no_interface(vm: &VmFact, name: &str) -> Outcome {
+    let named = vm.interfaces.iter().filter(|one| !one.name.is_empty());
+    let known: Vec<&str> = named.map(|one| one.name.as_str()).collect();
+    let known = if known.is_empty() {
+        "none by name".to_owned()
+    } else {
+        known.join(", ")
+    };
+    waiting(
+        WaitReason::InterfaceNotFound,
+        format!(
+            "{} has no network {name:?} (it has {known}): correct spec.interface, or leave it out for \
+             the pod network",
+            target_text(&vm.name)
+        ),
+    )
+}
+
+/// The first usable address of a family.
+fn address(interface: &VmInterface, family: Family) -> Option<IpAddr> {
     interface.addresses.iter().copied().find(|address| {
         Family::of(*address) == family
             && !address.is_multicast()
@@ -163,10 +209,15 @@ fn address(vm: &VmFact, family: Family) -> Option<IpAddr> {
 }
 
 /// The addresses EIPs can be translated to: at most one per family.
-pub fn pod_addresses(vm: &VmFact) -> impl Iterator<Item = IpAddr> {
+fn usable(interface: &VmInterface) -> impl Iterator<Item = IpAddr> {
     [Family::V4, Family::V6]
         .into_iter()
-        .filter_map(|family| address(vm, family))
+        .filter_map(|family| address(interface, family))
+}
+
+/// The addresses on the pod network that EIPs can be translated to: at most one per family.
+pub fn pod_addresses(vm: &VmFact) -> impl Iterator<Item = IpAddr> {
+    interface(vm, None).into_iter().flat_map(usable)
 }
 
 fn waiting(reason: WaitReason, message: String) -> Outcome {

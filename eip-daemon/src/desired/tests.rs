@@ -134,6 +134,7 @@ fn binding(name: &str, eip: &str, vm: &str) -> BindingFact {
         eip: ip(eip),
         vm: object(vm),
         kind: TargetKind::Vm,
+        interface: None,
         created: None,
         generation: 7,
         primary: false,
@@ -292,6 +293,55 @@ fn a_vm_outside_the_internal_networks_is_refused() {
         settings.internal_nets = vec![net("10.0.0.0/8")];
     });
     assert_eq!(refusal(&outcome), RefuseReason::VmOutsideInternalNets);
+}
+
+fn on(interface: &str, eip: &str) -> BindingFact {
+    BindingFact {
+        interface: Some(interface.to_owned()),
+        ..binding("b", eip, "a")
+    }
+}
+
+fn with_second_interface(facts: &mut Facts, vm: usize, address: &str) {
+    facts.vms[vm].interfaces.push(VmInterface {
+        name: "blue".to_owned(),
+        addresses: vec![ip(address)],
+    });
+}
+
+#[test]
+fn an_eip_leads_to_the_network_its_binding_names() {
+    let change = |facts: &mut Facts, _: &mut NodeSettings, view: &mut NetworkView| {
+        with_second_interface(facts, 0, "10.244.0.8");
+        let route = view.routes[&ip("10.244.0.1")].clone();
+        view.routes.insert(ip("10.244.0.8"), route);
+    };
+    for (interface, address) in [("blue", "10.244.0.8"), ("default", "10.244.0.1")] {
+        let outcome = outcome_of(on(interface, "203.0.113.10"), change);
+        assert!(
+            matches!(outcome, Outcome::Served { vm, .. } if vm == ip(address)),
+            "{interface}: {outcome:?}"
+        );
+    }
+    let outcome = outcome_of(on("red", "203.0.113.10"), change);
+    assert_eq!(wait(&outcome), WaitReason::InterfaceNotFound);
+    let Outcome::Waiting { message, .. } = outcome else {
+        unreachable!()
+    };
+    assert!(message.contains("default, blue"), "{message}");
+}
+
+#[test]
+fn what_is_claimed_on_another_network_takes_no_pods_address() {
+    // The older VM claims the younger one's pod address on a network of its own.
+    let claim = |facts: &mut Facts, _: &mut NodeSettings, _: &mut NetworkView| {
+        facts.vms[1].created = Some(5);
+        with_second_interface(facts, 0, "10.244.9.3");
+    };
+    let outcome = outcome_of(on("blue", "203.0.113.10"), claim);
+    assert_eq!(refusal(&outcome), RefuseReason::VmAddressConflict);
+    let outcome = outcome_of(binding("b", "203.0.113.10", "c"), claim);
+    assert!(matches!(outcome, Outcome::Served { .. }), "{outcome:?}");
 }
 
 #[test]

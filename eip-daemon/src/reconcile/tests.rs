@@ -171,6 +171,7 @@ pub(super) fn binding(name: &str, eip: &str, vm: &str) -> BindingFact {
         eip: ip(eip),
         vm: object(vm),
         kind: TargetKind::Vm,
+        interface: None,
         created: None,
         generation: 1,
         primary: false,

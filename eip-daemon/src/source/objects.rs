@@ -48,10 +48,11 @@ pub const BINDING_KIND: &str = "EipBinding";
 /// Its API version.
 pub const BINDING_API: &str = "virteip.github.com/v1";
 /// Fields of its spec. The last three belong to the older operator: accepted and ignored.
-pub const BINDING_SPEC: [&str; 9] = [
+pub const BINDING_SPEC: [&str; 10] = [
     "eip",
     "vmi",
     "target",
+    "interface",
     "primary",
     "delivery",
     "announce",
@@ -223,6 +224,12 @@ pub struct EipBinding {
 #[schemars(extend("required" = ["eip"], "x-kubernetes-validations" = [{
     "rule": "has(self.vmi) != has(self.target)",
     "message": "a binding has one of spec.vmi and spec.target"
+}, {
+    "rule": "has(self.eip)",
+    "message": "spec.eip is missing: the elastic IP, such as 203.0.113.10"
+}, {
+    "rule": "!has(self.interface) || !has(self.target) || self.target.kind == 'VirtualMachineInstance'",
+    "message": "spec.interface is for VMs: a plain pod has one network here, so leave it out"
 }]))]
 pub struct EipBindingSpec {
     /// The elastic IP, such as 203.0.113.10. One binding holds an address at a time.
@@ -238,6 +245,11 @@ pub struct EipBindingSpec {
     /// What it belongs to, where `vmi` does not say it: a plain pod of the namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<TargetSpec>,
+    /// The VM's network that the elastic IP leads to, by its name in the VM's `spec.networks`; the pod
+    /// network without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub interface: Option<String>,
     /// Whether the VM starts its own connections with this elastic IP, if it has several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub primary: Option<bool>,
@@ -281,6 +293,7 @@ impl EipBinding {
             moving: crate::model::Moving::default(),
             created,
             vm,
+            interface: self.spec.interface(kind)?,
             kind,
             eip: self.spec.eip()?,
             generation: self.metadata.generation.unwrap_or(0),
@@ -344,6 +357,21 @@ impl EipBindingSpec {
             return Err(ObjectError::invalid("spec.vmi", vmi, expected));
         }
         target.resolve(namespace)
+    }
+
+    /// The VM's network, for a target of a kind.
+    ///
+    /// # Errors
+    /// The target is no VM.
+    pub fn interface(&self, kind: TargetKind) -> Result<Option<String>, ObjectError> {
+        let Some(name) = self.interface.as_ref().filter(|name| !name.is_empty()) else {
+            return Ok(None);
+        };
+        if kind != TargetKind::Vm {
+            let expected = "allowed here: only a VM has several networks to choose from";
+            return Err(ObjectError::invalid("spec.interface", name, expected));
+        }
+        Ok(Some(name.clone()))
     }
 
     fn delivery(&self) -> Result<Option<DeliveryChoice>, ObjectError> {

@@ -16,6 +16,7 @@
 pub mod bird;
 mod clock;
 pub mod control_plane;
+pub mod flips;
 pub mod kubevirt;
 pub mod process;
 pub mod turnstile;

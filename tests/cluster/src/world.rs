@@ -110,6 +110,8 @@ pub struct Cluster {
     options: Options,
     /// Flags of the agents beside those they all have.
     pub agent_flags: Vec<&'static str>,
+    /// Flags of the controllers beside those they all have.
+    pub controller_flags: Vec<&'static str>,
     clock: Option<Clock>,
 }
 
@@ -195,6 +197,7 @@ impl Cluster {
             dir,
             options,
             agent_flags: Vec::new(),
+            controller_flags: Vec::new(),
             clock: None,
         };
         cluster.install()?;
@@ -312,7 +315,8 @@ impl Cluster {
                 .arg(format!("--log-level={}", self.options.log_level))
                 .arg(format!("--kubeconfig={}", kubeconfig.display()))
                 .arg(format!("--identity={identity}"))
-                .arg(http),
+                .arg(http)
+                .args(&self.controller_flags),
             &self.dir.0,
         )?;
         self.controllers.push(process);

@@ -1,7 +1,17 @@
 //! Where a VM is served while it starts, moves and ends, step by step as KubeVirt writes it.
 
 use super::*;
-use crate::controller::place::{Place, Reason, other_node, place};
+use crate::controller::{
+    object::NetworkKind,
+    place::{Place, Reason, Sought, other_node, place},
+};
+
+fn pod_network(is_ipv4: bool) -> Sought<'static> {
+    Sought {
+        is_ipv4,
+        network: &NetworkKind::Pod,
+    }
+}
 
 /// Goes through the steps of a life; each is a VM, its pods, and what is to come of it.
 struct Life {
@@ -16,7 +26,7 @@ impl Life {
     #[track_caller]
     fn step(&mut self, vm: &Vm, pods: &[Pod], expected: Option<(&str, &str)>) {
         let pods: Vec<&Pod> = pods.iter().collect();
-        let found = place(vm, &pods, true, self.before.as_ref());
+        let found = place(vm, &pods, pod_network(true), self.before.as_ref());
         self.before = match found {
             Place::At { grant, .. } => Some(grant),
             Place::Nowhere { .. } => None,
@@ -208,12 +218,12 @@ fn a_claim_of_the_guest_is_never_the_target() {
         ..running("u", "a")
     };
     let own = source();
-    let Place::At { grant, note } = place(&liar, &[&own], true, None) else {
+    let Place::At { grant, note } = place(&liar, &[&own], pod_network(true), None) else {
         panic!("the VM has an address of its own");
     };
     assert_eq!(grant.address, ip("10.0.0.1"));
     assert!(note.unwrap().contains("10.9.9.9"));
-    let Place::Nowhere { reason, message } = place(&liar, &[], true, None) else {
+    let Place::Nowhere { reason, message } = place(&liar, &[], pod_network(true), None) else {
         panic!("nobody has verified that address");
     };
     assert_eq!(reason, Reason::AddressUnverified);
@@ -224,13 +234,17 @@ fn a_claim_of_the_guest_is_never_the_target() {
 fn the_address_is_of_the_elastic_ips_family() {
     let dual = pod("p", "u", "a", &["fd00::1", "10.0.0.1"]);
     for (is_ipv4, expected) in [(true, "10.0.0.1"), (false, "fd00::1")] {
-        let Place::At { grant, .. } = place(&running("u", "a"), &[&dual], is_ipv4, None) else {
+        let Place::At { grant, .. } =
+            place(&running("u", "a"), &[&dual], pod_network(is_ipv4), None)
+        else {
             panic!("it has one");
         };
         assert_eq!(grant.address, ip(expected));
     }
     let single = source();
-    let Place::Nowhere { reason, .. } = place(&running("u", "a"), &[&single], false, None) else {
+    let Place::Nowhere { reason, .. } =
+        place(&running("u", "a"), &[&single], pod_network(false), None)
+    else {
         panic!("it has none");
     };
     assert_eq!(reason, Reason::VmHasNoAddress);

@@ -242,6 +242,7 @@ impl Model {
             vm: vm.uid.clone(),
             node: Some(NODES[node].to_owned()),
             addresses: vec![self.pod_address(&vm.uid, node)],
+            attachments: Vec::new(),
             created: 0,
         });
         let pod = match (made, self.pods.get(&name)) {

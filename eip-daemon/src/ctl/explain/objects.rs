@@ -97,6 +97,11 @@ fn vm(case: &Case<'_>) -> ChainLink {
                 message.clone(),
                 "give the VM's pod network an address of that family, or bind an EIP of the other one",
             ),
+            WaitReason::InterfaceNotFound => bad(
+                VM,
+                message.clone(),
+                "name one of the VM's networks in spec.interface, or leave it out for the pod network",
+            ),
             _ => ok(VM, format!("{vm} runs here")),
         },
         Outcome::Refused { .. } => skipped(VM, "the binding is refused"),
@@ -143,7 +148,10 @@ fn served(case: &Case<'_>, note: Option<&String>) -> ChainLink {
 /// For what the node lacks; `None` for what the VM lacks, which stands at its link.
 const fn cure_of_wait(reason: WaitReason) -> Option<&'static str> {
     match reason {
-        WaitReason::VmNotFound | WaitReason::VmNotRunning | WaitReason::VmHasNoAddress => None,
+        WaitReason::VmNotFound
+        | WaitReason::VmNotRunning
+        | WaitReason::VmHasNoAddress
+        | WaitReason::InterfaceNotFound => None,
         WaitReason::NoRoute => Some(
             "the CNI has no route to the VM's address here: `ip route get` it, look at the VM's pod and the CNI's log",
         ),

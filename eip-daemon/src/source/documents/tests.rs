@@ -313,7 +313,7 @@ fn every_wrong_field_is_named_with_its_line_and_its_cure() {
             "typing error",
             format!("{head}  vm: v\n  eip: 10.0.0.3\n"),
             "line 6: spec.vm: no such field (did you mean \"vmi\"?); known are eip, vmi, target, \
-             primary, delivery, announce, lastHyper, LastIP, jobHistory",
+             interface, primary, delivery, announce, lastHyper, LastIP, jobHistory",
         ),
         (
             "lane",

@@ -375,7 +375,7 @@ impl Collection {
             node: Some(self.node.clone()),
             arrived: None,
             interfaces: vec![VmInterface {
-                name: String::new(),
+                name: fact.interface.clone().unwrap_or_default(),
                 addresses: vec![address],
             }],
             origin: None,
@@ -518,7 +518,8 @@ fn is_to_come_up(stream: Stream, said: &Said) -> bool {
     }
 }
 
-/// Bindings of one VM bring one address each; of two VMs of one name the later one replaces the other.
+/// Bindings of one VM bring one address each, the pod network's (which has no name here) first; of two VMs
+/// of one name the later one replaces the other.
 fn join(vms: &mut BTreeMap<ObjectName, VmFact>, vm: &VmFact) {
     let Some(known) = vms.get_mut(&vm.name) else {
         vms.insert(vm.name.clone(), vm.clone());
@@ -528,12 +529,18 @@ fn join(vms: &mut BTreeMap<ObjectName, VmFact>, vm: &VmFact) {
         known.clone_from(vm);
         return;
     }
-    let new = vm.interfaces.iter().flat_map(|i| &i.addresses);
-    for address in new {
-        if let Some(first) = known.interfaces.first_mut()
-            && !first.addresses.contains(address)
-        {
-            first.addresses.push(*address);
+    for interface in &vm.interfaces {
+        let same = |one: &&mut VmInterface| one.name == interface.name;
+        if let Some(known) = known.interfaces.iter_mut().find(same) {
+            for address in &interface.addresses {
+                if !known.addresses.contains(address) {
+                    known.addresses.push(*address);
+                }
+            }
+        } else if interface.name.is_empty() {
+            known.interfaces.insert(0, interface.clone());
+        } else {
+            known.interfaces.push(interface.clone());
         }
     }
 }

@@ -52,6 +52,9 @@ pub struct Multus {
     /// The network replaces the pod network.
     #[serde(rename = "default")]
     pub is_default: bool,
+    /// Its `NetworkAttachmentDefinition`: `NAME` in the VM's namespace, or `NAMESPACE/NAME`.
+    #[serde(rename = "networkName")]
+    pub network_name: String,
 }
 
 /// `status` of a VM.
@@ -96,6 +99,8 @@ pub struct VmInterfaceStatus {
     pub ip_address: Option<String>,
     /// All addresses.
     pub ip_addresses: Option<Vec<String>>,
+    /// The pod's interface it is connected to.
+    pub pod_interface_name: Option<String>,
     /// Where the entry comes from: `domain`, `guest-agent`, `multus-status`.
     pub info_source: Option<String>,
 }
@@ -140,18 +145,20 @@ impl VmStatus {
     }
 }
 
+impl VmNetwork {
+    /// The pod has its own addresses there.
+    #[must_use]
+    pub fn is_pod_network(&self) -> bool {
+        let multus = self.multus.as_ref();
+        self.pod || multus.is_some_and(|multus| multus.is_default)
+    }
+}
+
 /// The pod network's name: the EIP is for the address there, wherever it stands in the list.
 fn pod_network(spec: &VmSpec) -> Option<&str> {
-    let replaces_pod = |network: &&VmNetwork| {
-        network.pod
-            || network
-                .multus
-                .as_ref()
-                .is_some_and(|multus| multus.is_default)
-    };
-    spec.networks
-        .iter()
-        .find(replaces_pod)
+    let mut networks = spec.networks.iter();
+    networks
+        .find(|network| network.is_pod_network())
         .map(|network| network.name.as_str())
 }
 

@@ -1,6 +1,6 @@
 //! Objects in, addresses that work out.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use eip_cluster_tests::{
     kubevirt,
@@ -231,6 +231,60 @@ fn an_address_no_pod_of_the_vm_has_is_never_the_target() {
     );
     let stored = cluster.binding("b").unwrap().unwrap();
     assert_eq!(stored["status"]["vmAddress"], ON_N1.to_string());
+}
+
+#[test]
+fn an_elastic_ip_leads_to_the_network_of_the_vm_that_its_binding_names() {
+    let mut cluster = cluster();
+    let pod = cluster.plug("vm1", 0, ON_N1).unwrap();
+    let second = Ipv4Addr::new(10, 244, 1, 80);
+    let nic = cluster.plug("nic2", 0, second).unwrap();
+    let _echo = Echo::start(&nic.ns, second, 7000).unwrap();
+    cluster.run_vm("vm1", &pod).unwrap();
+    let two = json!({"spec": {"networks": [
+        {"name": "blue", "multus": {"networkName": "blue-net"}}, {"name": "default", "pod": {}}
+    ]}});
+    cluster.patch_vm("vm1", &two).unwrap();
+    let other: Ipv4Addr = "203.0.113.20".parse().unwrap();
+    let bind = |name: &str, eip, interface: &str| {
+        let mut binding = kubevirt::binding(name, eip, "vm1");
+        binding["spec"]["interface"] = json!(interface);
+        cluster.control.apply(&binding).unwrap();
+    };
+    bind("wrong", "203.0.113.30".parse().unwrap(), "red");
+    bind("pod-network", other, "default");
+    bind("b", EIP, "blue");
+    cluster.wait_reason("wrong", "InterfaceNotFound").unwrap();
+    cluster.wait_reason("pod-network", "Serving").unwrap();
+    // Who may edit the pod may write whatever address there: not believed unless asked for.
+    let networks = json!([{"name": "default/blue-net", "interface": "net1", "ips": [second]}]);
+    let networks = format!("k8s.v1.cni.cncf.io/network-status={networks}");
+    let annotate = [
+        "annotate",
+        "pod",
+        &pod.name,
+        "--namespace=default",
+        &networks,
+    ];
+    cluster.control.kubectl(&annotate).unwrap();
+    cluster.wait_reason("b", "InterfaceUnverified").unwrap();
+
+    cluster.controller(0).kill().unwrap();
+    cluster.controller_flags = vec!["--trust-network-status"];
+    cluster.start_controller().unwrap();
+    cluster.wait_reason("b", "Serving").unwrap();
+    cluster.route(EIP, 0).unwrap();
+    let answer = traffic::udp(&cluster.client, (EIP, 7000).into(), 64, PATIENCE).unwrap();
+    assert_eq!(answer.came_from.ip(), EIP);
+    assert_eq!(answer.server_was.ip(), second);
+    for (name, address) in [("b", second), ("pod-network", ON_N1)] {
+        let stored = cluster.binding(name).unwrap().unwrap();
+        assert_eq!(stored["status"]["vmAddress"], address.to_string());
+    }
+    let mut pods = kubevirt::pod_binding("pods", "203.0.113.40".parse().unwrap(), "web");
+    pods["spec"]["interface"] = json!("blue");
+    let said = format!("{:#}", cluster.control.apply(&pods).unwrap_err());
+    assert!(said.contains("spec.interface is for VMs"), "{said}");
 }
 
 #[test]

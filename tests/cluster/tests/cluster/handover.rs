@@ -44,9 +44,9 @@ fn routed() -> Routed {
 
 #[test]
 fn routers_learn_of_the_new_node_before_the_old_one_withdraws_and_stragglers_follow() {
-    let Routed { scene, bird } = routed();
+    let Routed { mut scene, bird } = routed();
     let nodes = scene.cluster.uplinks();
-    scene.under_traffic("BGP, new order", 8, || {
+    scene.under_traffic("BGP, new order", 8, |scene| {
         scene.migrate(1, &Sign::NEW_ORDER);
         scene.cluster.wait_served_by("b", 1).unwrap();
         // Both announce; the new one is preferred, and in the end alone.
@@ -54,7 +54,7 @@ fn routers_learn_of_the_new_node_before_the_old_one_withdraws_and_stragglers_fol
     });
     assert_eq!(scene.answered_by(ANSWER), Some(ON_N2));
     // The sign that is missed first is followed by the next one; back again, and on.
-    scene.under_traffic("BGP, back, ready sign missed, old order", 8, || {
+    scene.under_traffic("BGP, back, ready sign missed, old order", 8, |scene| {
         scene.migrate(0, &[Sign::HandOff, Sign::FlipAndCompleted]);
         scene.cluster.wait_served_by("b", 0).unwrap();
         // The second migration begins while the first one is not at rest.
@@ -67,6 +67,56 @@ fn routers_learn_of_the_new_node_before_the_old_one_withdraws_and_stragglers_fol
     })
     .unwrap();
     assert!(!scene.cluster.serves(0, EIP));
+    scene.cluster.wait_reason("b", "Serving").unwrap();
+}
+
+/// Kills an agent, and what would start it again does.
+fn replace_agent(scene: &mut Scene, node: usize) {
+    scene.cluster.agent(node).unwrap().kill().unwrap();
+    scene.cluster.start_agent(node).unwrap();
+    scene.cluster.wait_agent(node).unwrap();
+}
+
+#[test]
+fn programs_that_are_killed_in_the_middle_of_a_hand_over_end_it_where_the_vm_is() {
+    let Routed { mut scene, bird } = routed();
+    let nodes = scene.cluster.uplinks();
+    let rests_at = |scene: &Scene, node: usize| {
+        scene.cluster.wait_served_by("b", node).unwrap();
+        bird.wait_ways(EIP, &[nodes[node]]).unwrap();
+        let pod = scene.pods[node].address;
+        wait::wait_until(PATIENCE, "the VM answers", || {
+            scene.answered_by(ANSWER) == Some(pod)
+        })
+        .unwrap();
+        wait::wait_until(PATIENCE, "the other node lets go", || {
+            !scene.cluster.serves(1 - node, EIP)
+        })
+        .unwrap();
+    };
+    scene.under_traffic("the new node's agent is killed", 5, |scene| {
+        scene.migrate(1, &[Sign::HandOff, Sign::DomainReady]);
+        replace_agent(scene, 1);
+        scene.migrate(1, &[Sign::Flip, Sign::Completed]);
+    });
+    rests_at(&scene, 1);
+    scene.under_traffic("the old node's agent is killed", 5, |scene| {
+        scene.migrate(0, &[Sign::HandOff, Sign::DomainReady]);
+        scene.cluster.wait_served_by("b", 0).unwrap();
+        replace_agent(scene, 1);
+        scene.migrate(0, &[Sign::Flip, Sign::Completed]);
+    });
+    rests_at(&scene, 0);
+    // Nobody is there to see the first sign; the one that follows sees them all.
+    scene.under_traffic("the controller is killed", 8, |scene| {
+        scene.migrate(1, &[Sign::HandOff]);
+        scene.cluster.controller(0).kill().unwrap();
+        scene.migrate(1, &[Sign::DomainReady, Sign::Flip]);
+        scene.cluster.start_controller().unwrap();
+        scene.cluster.wait_served_by("b", 1).unwrap();
+        scene.migrate(1, &[Sign::Completed]);
+    });
+    rests_at(&scene, 1);
     scene.cluster.wait_reason("b", "Serving").unwrap();
 }
 

@@ -13,6 +13,7 @@ use eip_cluster_tests::{
 };
 use eip_lab::{
     echo::Echo,
+    netns::Ns,
     traffic::{self, Pace, StreamReport},
     wait,
 };
@@ -74,17 +75,17 @@ impl Scene {
 
     /// A thousand packets a second around what `moves` does.
     pub(crate) fn under_traffic(
-        &self,
+        &mut self,
         name: &str,
         seconds: u32,
-        moves: impl FnOnce(),
+        moves: impl FnOnce(&mut Self),
     ) -> StreamReport {
-        let client = &self.cluster.client;
+        let client = Ns::open(self.cluster.client.name()).unwrap();
         let report = thread::scope(|scope| {
             let stream = scope.spawn(|| {
-                traffic::stream(client, (EIP, 7000).into(), Pace::kilohertz(seconds)).unwrap()
+                traffic::stream(&client, (EIP, 7000).into(), Pace::kilohertz(seconds)).unwrap()
             });
-            moves();
+            moves(self);
             stream.join().unwrap()
         });
         println!(

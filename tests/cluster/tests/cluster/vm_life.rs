@@ -81,15 +81,14 @@ impl Drop for Routers {
 }
 
 /// A migration under traffic, with routers that follow at once.
-fn move_with(scene: &Scene, name: &str, order: &[Sign], last_node: usize) -> StreamReport {
-    let cluster = &scene.cluster;
-    let _routers = Routers::follow(cluster);
-    let report = scene.under_traffic(name, 8, || {
+fn move_with(scene: &mut Scene, name: &str, order: &[Sign], last_node: usize) -> StreamReport {
+    let _routers = Routers::follow(&scene.cluster);
+    let report = scene.under_traffic(name, 8, |scene| {
         wait::pause(Duration::from_secs(1));
         scene.migrate(1, order);
     });
-    cluster.wait_served_by("b", last_node).unwrap();
-    cluster.wait_reason("b", "Serving").unwrap();
+    scene.cluster.wait_served_by("b", last_node).unwrap();
+    scene.cluster.wait_reason("b", "Serving").unwrap();
     let last = scene.pods[last_node].address;
     assert_eq!(scene.answered_by(ANSWER), Some(last));
     report
@@ -97,10 +96,10 @@ fn move_with(scene: &Scene, name: &str, order: &[Sign], last_node: usize) -> Str
 
 #[test]
 fn a_migration_to_another_address_follows_the_guest_in_the_order_of_new_releases() {
-    let scene = moving(ON_N2);
+    let mut scene = moving(ON_N2);
     let mut order = Sign::NEW_ORDER.to_vec();
     order.push(Sign::NewAddress(ON_N2));
-    let report = move_with(&scene, "new order, address changes", &order, 1);
+    let report = move_with(&mut scene, "new order, address changes", &order, 1);
     assert!(report.answered > 0 && report.strangers == 0);
     assert!(!scene.is_on(0), "the source keeps nothing");
     scene.cluster.delete_pod(&scene.pods[0]).unwrap();
@@ -110,28 +109,28 @@ fn a_migration_to_another_address_follows_the_guest_in_the_order_of_new_releases
 
 #[test]
 fn a_migration_in_the_order_of_the_old_release_follows_too() {
-    let scene = moving(ON_N2);
+    let mut scene = moving(ON_N2);
     let order = [
         Sign::HandOff,
         Sign::FlipAndCompleted,
         Sign::NewAddress(ON_N2),
     ];
-    move_with(&scene, "old order, address changes", &order, 1);
+    move_with(&mut scene, "old order, address changes", &order, 1);
     assert!(!scene.is_on(0));
 }
 
 #[test]
 fn a_migration_that_keeps_the_address_moves_the_elastic_ip() {
-    let scene = moving(ON_N1);
-    move_with(&scene, "new order, address stays", &Sign::NEW_ORDER, 1);
+    let mut scene = moving(ON_N1);
+    move_with(&mut scene, "new order, address stays", &Sign::NEW_ORDER, 1);
     assert!(!scene.is_on(0));
 }
 
 #[test]
 fn a_failed_migration_stays_at_the_source_and_loses_nothing() {
-    let scene = moving(ON_N2);
+    let mut scene = moving(ON_N2);
     let order = [Sign::HandOff, Sign::Failed];
-    let report = move_with(&scene, "failed migration", &order, 0);
+    let report = move_with(&mut scene, "failed migration", &order, 0);
     assert_eq!(report.lost(), 0);
     assert!(!scene.is_on(1));
 }

@@ -62,6 +62,29 @@ fn a_grant_to_this_node_is_the_fact_a_directory_would_give() {
 }
 
 #[test]
+fn bindings_to_several_networks_of_a_vm_each_lead_to_their_own() {
+    let mut other = granted("c", 1, "here");
+    other["spec"] = json!({"eip": "203.0.113.11", "vmi": "vm", "interface": "blue"});
+    other["status"]["eip"] = json!("203.0.113.11");
+    other["status"]["vmAddress"] = json!("10.8.0.8");
+    let pod = || granted("d", 1, "here");
+    for objects in [vec![other.clone(), pod()], vec![pod(), other.clone()]] {
+        let facts = listed(&[(Stream::Bindings, objects)]).facts();
+        let interfaces = &facts.vms[0].interfaces;
+        let of: Vec<(&str, String)> = interfaces
+            .iter()
+            .map(|one| (one.name.as_str(), one.addresses[0].to_string()))
+            .collect();
+        let expected = [("", "10.244.0.5"), ("blue", "10.8.0.8")];
+        assert_eq!(
+            of,
+            expected.map(|(name, address)| (name, address.to_owned()))
+        );
+        assert_eq!(facts.bindings[0].interface.as_deref(), Some("blue"));
+    }
+}
+
+#[test]
 fn an_edit_is_not_served_before_the_controller_has_judged_it() {
     let mut edited = granted("b", 2, "here");
     edited["spec"]["eip"] = json!("203.0.113.99");
