@@ -162,13 +162,15 @@ fn filled_world(count: u32, spread: Spread) -> World {
     world
 }
 
+/// What a packet does; `None` where no goal is set for so many bindings.
+type Way = (&'static str, Hook, Reason, Vec<u8>, Option<u64>);
+
 fn rows_for(rows: &mut Vec<Row>, world: usize, count: u32, spread: Spread) {
-    let kind = if spread == Spread::Hot {
-        "hot"
-    } else {
-        "spread"
+    let (kind, ways) = match spread {
+        Spread::Hot => ("hot", [hits(count, spread), hot_only(count)].concat()),
+        Spread::Random => ("spread", hits(count, spread)),
     };
-    let mut row = |name: &str, hook, reason, packet: Vec<u8>, goal| {
+    for (name, hook, reason, packet, goal) in ways {
         let at = match (hook == Hook::DoorOut, is_ipv6(&packet)) {
             (true, false) => 26,
             (false, false) => 30,
@@ -185,88 +187,71 @@ fn rows_for(rows: &mut Vec<Row>, world: usize, count: u32, spread: Spread) {
             goal,
             samples: Vec::new(),
         });
-    };
-    let client = "198.51.100.7";
-    let eip = address(0);
-    let inbound = ends(client, &eip).ttl(255).udp(40000, 53, &[0; 18]);
-    let outbound = ends(&eip, client).ttl(255).udp(53, 40000, &[0; 18]);
+    }
+}
+
+const CLIENT: &str = "198.51.100.7";
+const CLIENT6: &str = "2001:db8:51::7";
+
+fn inbound() -> Vec<u8> {
+    let ends = ends(CLIENT, &address(0)).ttl(255);
+    ends.udp(40000, 53, &[0; 18])
+}
+
+fn inbound6() -> Vec<u8> {
+    let ends = ends6(CLIENT6, &address6(0)).hops(255);
+    ends.udp(40000, 53, &[0; 18])
+}
+
+/// The ways of translated packets in tc.
+fn hits(count: u32, spread: Spread) -> Vec<Way> {
+    use Hook::{DoorOut, UplinkTc};
+    use Reason::{DeliveredPeer, SentToUplink};
     let goal = |hot, four_thousand| match (count, spread) {
         (1, _) => Some(hot),
         (4096, Spread::Random) => Some(four_thousand),
         _ => None,
     };
-    let (client6, eip6) = ("2001:db8:51::7", address6(0));
-    let inbound6 = ends6(client6, &eip6).hops(255).udp(40000, 53, &[0; 18]);
-    let outbound6 = ends6(&eip6, client6).hops(255).udp(53, 40000, &[0; 18]);
-    if spread == Spread::Hot {
-        row(
+    let outbound = ends(&address(0), CLIENT).ttl(255);
+    let outbound = outbound.udp(53, 40000, &[0; 18]);
+    let outbound6 = ends6(&address6(0), CLIENT6).hops(255);
+    let outbound6 = outbound6.udp(53, 40000, &[0; 18]);
+    let (to, from) = (goal(120, 160), goal(150, 190));
+    vec![
+        ("tc in: hit", UplinkTc, DeliveredPeer, inbound(), to),
+        ("tc out: hit", DoorOut, SentToUplink, outbound, from),
+        (
+            "tc in: hit, IPv6",
+            UplinkTc,
+            DeliveredPeer,
+            inbound6(),
+            None,
+        ),
+        ("tc out: hit, IPv6", DoorOut, SentToUplink, outbound6, None),
+    ]
+}
+
+/// The ways that have no row for random bindings.
+fn hot_only(count: u32) -> Vec<Way> {
+    use Hook::{DoorOut, UplinkTc, UplinkXdp};
+    use Reason::{Bypass, DeliveredXdp, NotEip};
+    let express = (count == 1).then_some(90);
+    let miss = ends(CLIENT, "198.51.100.9").udp(40000, 53, &[0; 18]);
+    let bypass = ends(&address(0), "10.244.9.9").udp(40000, 53, &[0; 18]);
+    let hit6 = "xdp: express hit, IPv6";
+    vec![
+        (
             "xdp: express hit",
-            Hook::UplinkXdp,
-            Reason::DeliveredXdp,
-            inbound.clone(),
-            goal(90, 0),
-        );
-        row(
-            "xdp: express hit, IPv6",
-            Hook::UplinkXdp,
-            Reason::DeliveredXdp,
-            inbound6.clone(),
-            None,
-        );
-    }
-    row(
-        "tc in: hit, IPv6",
-        Hook::UplinkTc,
-        Reason::DeliveredPeer,
-        inbound6,
-        None,
-    );
-    row(
-        "tc out: hit, IPv6",
-        Hook::DoorOut,
-        Reason::SentToUplink,
-        outbound6,
-        None,
-    );
-    row(
-        "tc in: hit",
-        Hook::UplinkTc,
-        Reason::DeliveredPeer,
-        inbound,
-        goal(120, 160),
-    );
-    row(
-        "tc out: hit",
-        Hook::DoorOut,
-        Reason::SentToUplink,
-        outbound,
-        goal(150, 190),
-    );
-    if spread == Spread::Hot {
-        let miss = ends(client, "198.51.100.9").udp(40000, 53, &[0; 18]);
-        let bypass = ends(&eip, "10.244.9.9").udp(40000, 53, &[0; 18]);
-        row(
-            "xdp: not an EIP",
-            Hook::UplinkXdp,
-            Reason::NotEip,
-            miss.clone(),
-            Some(35),
-        );
-        row(
-            "tc in: not an EIP",
-            Hook::UplinkTc,
-            Reason::NotEip,
-            miss,
-            None,
-        );
-        row(
-            "tc out: bypass",
-            Hook::DoorOut,
-            Reason::Bypass,
-            bypass,
-            None,
-        );
-    }
+            UplinkXdp,
+            DeliveredXdp,
+            inbound(),
+            express,
+        ),
+        (hit6, UplinkXdp, DeliveredXdp, inbound6(), None),
+        ("xdp: not an EIP", UplinkXdp, NotEip, miss.clone(), Some(35)),
+        ("tc in: not an EIP", UplinkTc, NotEip, miss, None),
+        ("tc out: bypass", DoorOut, Bypass, bypass, None),
+    ]
 }
 
 fn is_ipv6(packet: &[u8]) -> bool {
