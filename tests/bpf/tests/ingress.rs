@@ -288,6 +288,35 @@ fn ip_options_travel_along() {
     assert_eq!(&run.packet[30..34], &ip(VM));
 }
 
+/// Left to the receiver, which drops the one and by default refuses the other.
+#[test]
+fn a_wrong_header_checksum_stays_wrong_and_a_source_route_travels_along() {
+    let mut world = World::node();
+    world.bind(EIP, VM, Delivery::Peer);
+    let right = ends(CLIENT, EIP).udp(5, 6, b"sums");
+    let expected = translated(&right, ip(CLIENT), ip(VM), 1);
+    let off_by = |sum: &[u8], other: &[u8]| {
+        let stated = |bytes: &[u8]| u32::from(u16::from_be_bytes([bytes[24], bytes[25]]));
+        (stated(sum) + 0xffff - stated(other)) % 0xffff
+    };
+    let mut wrong = right.clone();
+    wrong[25] ^= 0x11;
+    let run = world.send(Hook::UplinkTc, &wrong);
+    run.ended(Reason::DeliveredPeer);
+    assert_ne!(off_by(&wrong, &right), 0);
+    assert_eq!(off_by(&run.packet, &expected), off_by(&wrong, &right));
+
+    let route = [131, 7, 4, 192, 0, 2, 1, 0];
+    let routed = ends(CLIENT, EIP).raw_with(17, &right[34..], |header| {
+        header.options = route.into();
+        header.set_payload_len(right.len() - 34).unwrap();
+    });
+    let run = world.send(Hook::UplinkTc, &routed);
+    run.ended(Reason::DeliveredPeer);
+    assert_eq!(&run.packet[34..42], &route);
+    checksums_are_right(&run.packet).unwrap();
+}
+
 #[test]
 fn fragments_are_translated_and_add_up_to_the_right_datagram() {
     for (lane, hook) in [
