@@ -4,7 +4,7 @@ use std::fs;
 
 use eip_lab::{
     daemon::{CtlOutput, DaemonOptions},
-    plan::{CLIENT, VM1, VM2, eip},
+    plan::{CLIENT, Family, VM1, VM2, eip},
     traffic::{self, PATIENCE, SILENCE},
     wait,
     world::WorldOptions,
@@ -238,4 +238,91 @@ fn explain_of_a_vm_behind_a_bridge_in_both_families_and_of_nothing() {
     let output = stage.daemon.eipctl(&["explain", "nobody"]).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(output.stderr.contains("nobody"), "{output:?}");
+}
+
+/// What an answer consists of, whatever stands in it.
+fn shape(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), shape(value)))
+            .collect(),
+        Value::Array(values) => values.iter().map(shape).collect(),
+        Value::String(_) => "text".into(),
+        Value::Number(_) => "number".into(),
+        Value::Bool(_) | Value::Null => value.clone(),
+    }
+}
+
+#[test]
+fn an_ipv6_eip_is_shown_and_explained_as_an_ipv4_one_is() {
+    let mut stage = stage("auto");
+    stage.serve6();
+    for (vm, eip) in [(VM1, eip::VM1), (VM2, eip::VM2)] {
+        let both = Family::BOTH.map(|family| {
+            let (eip, own) = (eip.of(family), vm.address.of(family));
+            traffic::udp(&stage.world.client, at(eip), 100, PATIENCE).unwrap();
+            let shown = stage.daemon.binding(&eip.to_string()).unwrap();
+            assert_eq!(shown["vmAddress"], own.to_string());
+            assert_eq!(shown["port"], vm.port);
+            assert!(
+                shown["traffic"]["inPackets"].as_u64() > Some(0),
+                "{shown:#}"
+            );
+            let explained = explain(&stage, &eip.to_string());
+            assert_eq!(broken(&explained), None);
+            let answer: Value = serde_json::from_str(&explained.stdout).unwrap();
+            let chain = &answer["explanations"][0]["chain"];
+            let links = chain.as_array().unwrap().iter();
+            let links = links.map(|link| (link["name"].clone(), link["state"].clone()));
+            (shape(&shown), links.collect::<Vec<_>>())
+        });
+        let [(shown4, links4), (shown6, links6)] = both;
+        assert_eq!(shown4, shown6, "{}", vm.name);
+        assert_eq!(links4, links6, "{}", vm.name);
+        assert!(links6.len() > 8, "{links6:?}");
+    }
+    // A name means all that a VM has.
+    let answer = explain(&stage, VM1.name).stdout;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    let meant = answer["explanations"].as_array().unwrap().iter();
+    let meant: Vec<_> = meant.map(|one| one["eip"].clone()).collect();
+    let own = Family::BOTH.map(|family| eip::VM1.of(family).to_string());
+    assert_eq!(meant, own);
+
+    let listed = stage.daemon.eipctl(&["list"]).unwrap().stdout;
+    let status = stage.daemon.ask(&["status"]).unwrap();
+    for eip in [eip::VM1, eip::VM2] {
+        for family in Family::BOTH {
+            let eip = eip.of(family).to_string();
+            let row = listed.lines().find(|row| row.contains(&eip));
+            assert!(
+                row.is_some_and(|row| row.contains("programmed")),
+                "{listed}"
+            );
+        }
+    }
+    assert_eq!(status["bindings"]["programmed"], 4, "{status:#}");
+    let maps = status["maps"].as_array().unwrap();
+    for name in ["EIP4", "EIP6", "VM4", "VM6"] {
+        let is_full = |map: &&Value| map["map"].as_str().is_some_and(|map| map.starts_with(name));
+        let map = maps.iter().find(is_full);
+        assert!(
+            map.is_some_and(|map| map["entries"] == 2),
+            "{name}: {status:#}"
+        );
+    }
+
+    let path = stage.daemon.map("EIP6_V1").display().to_string();
+    let key = eip::VM1.v6.octets().map(|byte| byte.to_string()).join(" ");
+    let mut last = None;
+    wait::wait_until(PATIENCE, "the missing entry is named", || {
+        let _ = stage
+            .daemon
+            .bpftool(&format!("map delete pinned {path} key {key}"));
+        last = broken(&explain(&stage, &eip::VM1.v6.to_string()));
+        last.as_deref() == Some("maps")
+    })
+    .unwrap_or_else(|error| panic!("{error:#}: {last:?}"));
+    assert_eq!(broken(&explain(&stage, &eip::VM1.v4.to_string())), None);
 }

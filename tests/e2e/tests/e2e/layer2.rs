@@ -220,3 +220,50 @@ fn another_owner_is_reported_until_it_is_gone() {
         .settle("the conflict ends", |daemon| contested(daemon).is_none())
         .unwrap();
 }
+
+#[test]
+fn arping_finds_an_elastic_ip_is_kept_from_taking_it_and_is_reported_when_it_does() {
+    let mut stage = stage();
+    stage.daemon.serve(&VM1, eip::VM1.v4).unwrap();
+    let router = &stage.world.router;
+    let arping = |line: &str| {
+        let command = router.command("arping").args(line.split(' ')).output();
+        let output = command.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).to_lowercase();
+        (output.status.code(), said)
+    };
+    let own = mac_text(uplink_mac(&stage));
+    let (code, said) = arping(&format!("-f -w 60 -I ru0 {}", eip::VM1.v4));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&own), "{said}");
+
+    // RFC 5227 section 2.1.1: who wants an address asks for it first, without naming himself.
+    let (code, said) = arping(&format!("-D -w 60 -I ru0 {}", eip::VM1.v4));
+    assert_eq!(code, Some(1), "it is taken: {said}");
+    assert!(said.contains(&own), "{said}");
+    let (code, said) = arping(&format!("-D -c 1 -w 1 -I ru0 {}", eip::UNASSIGNED.v4));
+    assert_eq!(code, Some(0), "it is free: {said}");
+
+    // And who does not listen.
+    let thief = mac_text(Injector::open(router, "ru0").unwrap().mac);
+    let own_it = |verb: &str| {
+        let line = format!("addr {verb} {}/32 dev ru0\n", eip::VM1.v4);
+        router.ip(&line).unwrap();
+    };
+    own_it("add");
+    let contested = |daemon: &Daemon| {
+        let binding = daemon.binding(&eip::VM1.v4.to_string())?;
+        binding["conflict"]["mac"].as_str().map(str::to_owned)
+    };
+    let is_told = |daemon: &Daemon| {
+        arping(&format!("-A -c 1 -I ru0 {}", eip::VM1.v4));
+        contested(daemon) == Some(thief.clone())
+    };
+    let told = stage.daemon.settle("the conflict is reported", is_told);
+    own_it("del");
+    told.unwrap();
+    stage
+        .daemon
+        .settle("the conflict ends", |daemon| contested(daemon).is_none())
+        .unwrap();
+}

@@ -8,8 +8,8 @@ use eip_lab::{
     daemon::DaemonOptions,
     netns::Ns,
     plan::{
-        CLIENT, Dual, EIP_CIDR, EIP_CIDR6, Family, GuestPlan, NODE_UPLINK, ROUTER_CLIENT,
-        ROUTER_UPLINK, VM1, VM2, eip,
+        Attachment, CLIENT, Dual, EIP_CIDR, EIP_CIDR6, Family, GuestPlan, NODE_UPLINK,
+        ROUTER_CLIENT, ROUTER_UPLINK, VM1, VM2, eip,
     },
     traffic::{self, Bulk, SILENCE},
     wait::wait_until,
@@ -28,8 +28,8 @@ const SERVED: [(GuestPlan, Dual); 2] = [(VM1, eip::VM1), (VM2, eip::VM2)];
 enum By {
     /// A router or host with this address.
     Host(Dual),
-    /// The node, which the VM knows by more than one address.
-    Node,
+    /// The node or the pod, which the VM knows by more than one address.
+    Inside,
     /// The asker's own link: nobody has to.
     Itself,
 }
@@ -74,7 +74,7 @@ fn discovers(asker: &Ns, to: IpAddr, mtu: u32, by: By, ends: &[&Ns]) {
         told(&said).is_some_and(|(teller, limit)| {
             let is_right = match by {
                 By::Host(host) => teller == Some(host.of(family)),
-                By::Node => teller.is_some(),
+                By::Inside => teller.is_some(),
                 By::Itself => teller.is_none(),
             };
             is_right && limit == mtu
@@ -151,6 +151,14 @@ fn toward_client(stage: &Stage, mtu: Option<u32>) {
         .unwrap();
 }
 
+/// The node, as a guest of the lab knows it.
+const fn gateway_of(guest: GuestPlan) -> (&'static str, &'static str) {
+    match guest.attachment {
+        Attachment::Routed => ("169.254.1.1", "fe80::1"),
+        Attachment::BridgePort => ("10.244.2.1", "fd00:10:244:2::1"),
+    }
+}
+
 fn set_mtu(ns: &Ns, device: &str, mtu: u32) {
     ns.ip(&format!("link set {device} mtu {mtu}\n")).unwrap();
 }
@@ -179,7 +187,7 @@ fn wherever_the_small_link_is(daemon: DaemonOptions) {
     // The node's uplink.
     set_mtu(&stage.world.router, "ru0", 1380);
     set_mtu(&stage.world.node, "up0", 1380);
-    vms_discover(&stage, 1380, By::Node);
+    vms_discover(&stage, 1380, By::Inside);
     client_discovers(&stage, 1380, |_| By::Host(ROUTER_CLIENT));
     set_mtu(&stage.world.router, "ru0", WHOLE);
     set_mtu(&stage.world.node, "up0", WHOLE);
@@ -206,6 +214,19 @@ fn wherever_the_small_link_is(daemon: DaemonOptions) {
         for family in Family::BOTH {
             let ends = [client, &inner];
             discovers(client, eip.of(family), 1360, By::Host(eip), &ends);
+        }
+        // The other way, it tells the VM.
+        let (v4, v6) = gateway_of(pod);
+        stage
+            .ns(pod)
+            .ip(&format!(
+                "route replace default via {v4} dev eth0 mtu 1350\n\
+                 route replace ::/0 via {v6} dev eth0 mtu 1350\n"
+            ))
+            .unwrap();
+        for family in Family::BOTH {
+            let (to, ends) = (CLIENT.of(family), [client, &inner]);
+            discovers(&inner, to, 1350, By::Inside, &ends);
         }
     }
 }
