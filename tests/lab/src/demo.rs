@@ -122,6 +122,7 @@ fn tell(report: &mut Report, world: &World, agent: &mut Daemon) -> anyhow::Resul
     bind(report, agent);
     network_to_vm(report, world);
     vm_to_network(report, world, &servers);
+    both_families(report, world, agent)?;
     inside_stays_inside(report, world, &servers);
     node_and_pods_to_eip(report, world);
     hairpins(report, world);
@@ -131,7 +132,7 @@ fn tell(report: &mut Report, world: &World, agent: &mut Daemon) -> anyhow::Resul
     // From here on vm2 has no elastic IP, and leaves as any pod does.
     report.step(
         "leaks outside, so far",
-        "no frame with an inside address",
+        "no frame with an inside address of either family",
         || {
             let leaks = world.leaks().leaks();
             ensure!(leaks.is_empty(), "{}", leaks.join("; "));
@@ -305,6 +306,71 @@ fn vm_to_network(report: &mut Report, world: &World, servers: &Servers) {
             },
         );
     }
+}
+
+/// What was shown so far, in short, for an IPv6 EIP of the same VM.
+fn both_families(report: &mut Report, world: &World, agent: &mut Daemon) -> anyhow::Result<()> {
+    report.chapter("IPv6 too: vm1 gets a second elastic IP, of the other family");
+    let (eip, own, client) = (eip::VM1.v6, VM1.address.v6, CLIENT.v6);
+    let at_client = Echo::start(&world.client, client, PORT)?;
+    let at_vm = Echo::start(&world.guest(VM1).ns, own, PORT)?;
+    report.step(
+        "vm1: a document names it",
+        "the binding is programmed",
+        || {
+            let start = Instant::now();
+            agent.serve(&VM1, eip)?;
+            Ok(format!("{eip} is served after {:.0?}", start.elapsed()))
+        },
+    );
+    report.step(
+        &format!("client pings {eip}"),
+        &format!("the answer comes from {eip}"),
+        || pinged(world, eip.into(), 56),
+    );
+    report.step(
+        &format!("client -> {eip} TCP, 8 MB"),
+        &format!("vm1 sees {client} -> {own}, the answer comes from {eip}"),
+        || {
+            let to = at_vm.address();
+            let answer = traffic::bulk(&world.client, (eip, PORT).into(), Bulk::Upload, 8_000_000)?;
+            let (saw, was) = (answer.server_saw.ip(), answer.server_was);
+            ensure!(saw == client && was == to, "it saw {saw} -> {was}");
+            ensure!(
+                answer.came_from.ip() == eip,
+                "answer from {}",
+                answer.came_from
+            );
+            Ok(format!("vm1 saw {saw} -> {}", was.ip()))
+        },
+    );
+    let vm = &world.guest(VM1).ns;
+    report.step(
+        "vm1 pings the client, 4000 bytes",
+        &format!("the client sees {eip}"),
+        || {
+            let frames = world.client_frames();
+            frames.clear();
+            traffic::ping(vm, client.into(), 4000, PATIENCE)?;
+            frames.wait_for(PATIENCE, "the ping", |frame, packet| {
+                frame.way == Way::In && packet.source == eip && packet.is_fragment
+            })?;
+            Ok(format!("the client saw {eip}, in fragments"))
+        },
+    );
+    report.step(
+        "vm1 -> client TCP, 8 MB",
+        &format!("the client sees {eip}"),
+        || {
+            let to = at_client.address();
+            let saw = traffic::bulk(vm, to, Bulk::Upload, 8_000_000)?
+                .server_saw
+                .ip();
+            ensure!(saw == eip, "it saw {saw}");
+            Ok(format!("the client saw {saw}"))
+        },
+    );
+    Ok(())
 }
 
 fn inside_stays_inside(report: &mut Report, world: &World, servers: &Servers) {

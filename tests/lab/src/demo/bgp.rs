@@ -21,6 +21,7 @@ use crate::{
 pub(super) fn learnt(report: &mut Report, world: &World, agent: &mut Daemon) -> anyhow::Result<()> {
     report.chapter("A router learns by BGP where an elastic IP is: a real BIRD, no static routes");
     let (address, prefix) = (eip::VM1.v4, format!("{}/32", eip::VM1.v4));
+    let prefix6 = format!("{}/128", eip::VM1.v6);
     let dir = agent.dir().join("bird");
     let bird = Bird::start(&world.router, &dir, &BirdOptions::default())?;
     report.step(
@@ -36,17 +37,17 @@ pub(super) fn learnt(report: &mut Report, world: &World, agent: &mut Daemon) -> 
     );
     report.step(
         "a BgpPeer document names the router",
-        &format!("it learns {prefix} from the agent"),
+        &format!("it learns {prefix} and {prefix6} from the agent"),
         || {
             let start = Instant::now();
             let peer = documents::peer("tor", &format!("  localAs: {NODE_AS}\n"));
             agent.documents().write("peer.yaml", &peer)?;
-            bird.wait_routes(&[&prefix])?;
+            bird.wait_routes(&[&prefix6, &prefix])?;
             let route = bird.describe(&prefix)?;
             let next_hop = NODE_UPLINK.v4.to_string();
             ensure!(route.contains(&next_hop), "{route}");
             Ok(format!(
-                "{prefix} via {next_hop}, after {:.1?}",
+                "{prefix} via {next_hop}, and {prefix6}, after {:.1?}",
                 start.elapsed()
             ))
         },
@@ -70,11 +71,11 @@ pub(super) fn learnt(report: &mut Report, world: &World, agent: &mut Daemon) -> 
         &bird.ask(&["show", "route", "for", &prefix]),
     );
     report.step(
-        "the document of vm1's binding is removed",
-        "the router forgets it, and the client meets silence",
+        "the document of vm1's IPv4 binding is removed",
+        "the router forgets that one, and the client meets silence",
         || {
             agent.documents().remove_binding("vm1")?;
-            bird.wait_routes(&[])?;
+            bird.wait_routes(&[&prefix6])?;
             let answer = traffic::ping(&world.client, address.into(), 56, SILENCE);
             ensure!(answer.is_err(), "{answer:?} answered");
             Ok("withdrawn, silence".to_owned())
