@@ -171,10 +171,10 @@ reasons! {
     LeftToTc = 2, "left-to-tc", Pass, false,
         "XDP saw a packet for an elastic IP and left the work to the tc program behind it.",
         "Nothing: this is the normal way of every delivery but `xdp`.";
-    /// VLAN tagged on the wire: the programs of the VLAN interface do the work.
+    /// VLAN tagged: on an uplink the programs of the VLAN interface do the work, a VM's port has none.
     Tagged = 3, "tagged", Pass, false,
-        "The frame has a VLAN tag: it is for the VLAN interface, where it comes by without it.",
-        "Nothing, if the VLAN interface is one of the uplinks.";
+        "The frame has a VLAN tag: it is for the VLAN interface, where it comes by without it. From or to a VM it is none of ours.",
+        "Nothing, if the VLAN interface is one of the uplinks. VLANs inside a VM do not reach the network by an elastic IP.";
     /// The destination is pod, service or node network and no reply to a flow of an EIP.
     Bypass = 4, "bypass", Pass, false,
         "A VM talks to a pod, service or node network: with its own address, untranslated.",

@@ -69,6 +69,7 @@ pub(crate) fn carry_out<A: Family>(skb: &Skb<'_>, headers: &Headers<A>, plan: &P
     if matches!(plan.way, Way::Untouched) {
         return Verdict::of_binding(plan.reason, plan.slot);
     }
+    skb.drop_priority();
     if let Err(reason) = translate(skb, headers, &plan.change) {
         return Verdict::of_binding(reason, plan.slot);
     }

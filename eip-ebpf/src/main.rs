@@ -92,7 +92,7 @@ fn eip_uplink_tc(context: TcContext) -> i32 {
     // This hook comes before the VLAN interface, where the same frame comes by without its tag. Delivered
     // from here it would keep the tag, and whoever receives it would drop it.
     if skb.is_tagged() {
-        return Verdict::of(Reason::Tagged).finish_tc(Hook::UplinkTc, &skb);
+        return tagged(Hook::UplinkTc, &skb);
     }
     match carries(skb.view()) {
         Carries::Ipv4 => match uplink::receive::<Ipv4Wire>(&skb) {
@@ -115,6 +115,9 @@ fn eip_uplink_tc(context: TcContext) -> i32 {
 #[classifier]
 fn eip_door_in(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
+    if skb.is_tagged() {
+        return tagged(Hook::DoorIn, &skb);
+    }
     match carries(skb.view()) {
         Carries::Ipv4 => door::enter::<Ipv4Wire>(&skb),
         Carries::Ipv6 => door::enter::<Ipv6Wire>(&skb),
@@ -126,11 +129,21 @@ fn eip_door_in(context: TcContext) -> i32 {
 #[classifier]
 fn eip_door_out(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
+    // A redirect would keep the tag: a VM could choose among the VLANs of the uplink.
+    if skb.is_tagged() {
+        return tagged(Hook::DoorOut, &skb);
+    }
     match carries(skb.view()) {
         Carries::Ipv4 => door::leave::<Ipv4Wire>(&skb),
         Carries::Ipv6 => door::leave::<Ipv6Wire>(&skb),
         Carries::Arp | Carries::Tag | Carries::Other => not_ip(Hook::DoorOut, &skb),
     }
+}
+
+/// Ends a frame of a VLAN: not what this interface is about.
+#[inline(always)]
+fn tagged(hook: Hook, skb: &Skb<'_>) -> i32 {
+    Verdict::of(Reason::Tagged).finish_tc(hook, skb)
 }
 
 /// Ends what no stage looks at.

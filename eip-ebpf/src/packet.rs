@@ -342,6 +342,19 @@ impl<'a> Skb<'a> {
         is_present && unsafe { (*skb).vlan_tci } & 0xfff != 0
     }
 
+    /// Takes off the tag of VLAN 0, which says a priority on the link it came over and nothing on the next one. The
+    /// kernel does the same before it routes. Invalidates views.
+    #[inline(always)]
+    pub(crate) fn drop_priority(&self) {
+        let skb = self.0.skb.skb;
+        // SAFETY: the context pointer is valid for the run of the program.
+        let is_present = unsafe { (*skb).vlan_present } != 0;
+        if is_present {
+            // SAFETY: as above.
+            let _ = unsafe { helpers::generated::bpf_skb_vlan_pop(skb) };
+        }
+    }
+
     /// Cuts or extends the frame. Invalidates views.
     #[inline(always)]
     pub(crate) fn resize(&self, len: u32) -> Option<()> {

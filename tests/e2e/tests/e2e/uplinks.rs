@@ -120,6 +120,61 @@ fn an_uplink_may_change_its_hardware_address() {
     works(&stage);
 }
 
+/// Sent by the redirect of the door it left with its tag: into whichever VLAN of the uplink the VM had chosen.
+#[test]
+fn a_vm_does_not_choose_among_the_vlans_of_the_uplink() {
+    let mut stage = stage();
+    let vm = Injector::open(stage.ns(VM1), "eth0").unwrap();
+    let door = stage.gateway_mac(VM1);
+    // Before the kernel of the router has taken any tag off.
+    let count = "table netdev tags {\n  chain seen {\n    \
+        type filter hook ingress device \"ru0\" priority 0;\n    \
+        ether type vlan counter\n  }\n}\n";
+    stage.world.router.nft(count).unwrap();
+    let send = |tag: u16, mark: &[u8]| {
+        let packet = PacketBuilder::ip(etherparse::IpHeaders::Ipv4(
+            etherparse::Ipv4Header::new(
+                0,
+                64,
+                etherparse::IpNumber::UDP,
+                VM1.address.v4.octets(),
+                CLIENT.v4.octets(),
+            )
+            .unwrap(),
+            etherparse::Ipv4Extensions::default(),
+        ))
+        .udp(5555, 9);
+        let mut frame = [door, vm.mac].concat();
+        frame.extend([0x81, 0]);
+        frame.extend(tag.to_be_bytes());
+        frame.extend([8, 0]);
+        packet.write(&mut frame, mark).unwrap();
+        vm.send(&frame).unwrap();
+    };
+    let heard = |mark: &[u8], limit| {
+        let client = stage.world.client_frames();
+        client.wait_for(limit, "the frame", |frame, packet| {
+            frame.way == Way::In && packet.payload.windows(mark.len()).any(|part| part == mark)
+        })
+    };
+    send(100, b"into another network");
+    // Number zero is no VLAN, the rest of the tag a priority.
+    send(3 << 13, b"with a priority");
+    heard(b"with a priority", LONG).unwrap();
+    // Sent before it, on the same wire.
+    heard(b"into another network", SILENCE).unwrap_err();
+    let seen = stage.world.router.sh("nft list table netdev tags").unwrap();
+    assert!(seen.contains("packets 0"), "no tag leaves: {seen}");
+    stage
+        .daemon
+        .settle("it is counted", |daemon| {
+            daemon
+                .count("door-out", "tagged")
+                .is_ok_and(|count| count == 1)
+        })
+        .unwrap();
+}
+
 #[test]
 fn a_frame_of_a_vlan_is_not_the_uplinks_and_one_of_vlan_0_is() {
     let mut stage = stage();
