@@ -89,23 +89,10 @@ impl Speaker {
         named: BTreeMap<String, Vec<Route>>,
         is_complete: bool,
     ) -> u64 {
-        let mut common = RouteTable::new(common, is_complete);
-        let mut named: BTreeMap<String, RouteTable> = named
-            .into_iter()
-            .map(|(name, routes)| (name, RouteTable::new(routes, is_complete)))
-            .collect();
+        let tables = Tables::new(common, named, is_complete);
         let mut generation = 0;
-        self.intent.send_modify(|intent| {
-            generation = intent.table.generation + 1;
-            // Once complete, always complete: later sets only differ.
-            let was_complete = intent.table.is_complete;
-            for table in named.values_mut().chain([&mut common]) {
-                table.generation = generation;
-                table.is_complete |= was_complete;
-            }
-            intent.table = common;
-            intent.tables = Arc::new(named);
-        });
+        self.intent
+            .send_modify(|intent| generation = tables.put(intent));
         generation
     }
 
@@ -113,6 +100,43 @@ impl Speaker {
     /// changed export policy is announced and everything else needs a new session. A peer that
     /// is refused keeps the settings it had, if any.
     pub fn set_peers(&self, peers: impl IntoIterator<Item = PeerConfig>) -> Vec<RefusedPeer> {
+        let (accepted, refused) = self.judge(peers);
+        self.intent.send_if_modified(|intent| {
+            let is_changed = *intent.peers != accepted;
+            if is_changed {
+                intent.peers = Arc::new(accepted);
+            }
+            is_changed
+        });
+        refused
+    }
+
+    /// [`Speaker::set_peers`] and [`Speaker::set_tables`] in one: nobody is told what comes of new
+    /// settings and the tables that belong to the old ones.
+    pub fn set_peers_and_tables(
+        &self,
+        peers: impl IntoIterator<Item = PeerConfig>,
+        common: impl IntoIterator<Item = Route>,
+        named: BTreeMap<String, Vec<Route>>,
+        is_complete: bool,
+    ) -> (Vec<RefusedPeer>, u64) {
+        let (accepted, refused) = self.judge(peers);
+        let tables = Tables::new(common, named, is_complete);
+        let mut generation = 0;
+        self.intent.send_modify(|intent| {
+            if *intent.peers != accepted {
+                intent.peers = Arc::new(accepted);
+            }
+            generation = tables.put(intent);
+        });
+        (refused, generation)
+    }
+
+    /// The peers that are in force from now on, and those that are refused.
+    fn judge(
+        &self,
+        peers: impl IntoIterator<Item = PeerConfig>,
+    ) -> (BTreeMap<PeerName, PeerConfig>, Vec<RefusedPeer>) {
         let before = Arc::clone(&self.intent.borrow().peers);
         let mut accepted: BTreeMap<PeerName, PeerConfig> = BTreeMap::new();
         let mut refused = Vec::new();
@@ -135,14 +159,7 @@ impl Speaker {
                 }
             }
         }
-        self.intent.send_if_modified(|intent| {
-            let is_changed = *intent.peers != accepted;
-            if is_changed {
-                intent.peers = Arc::new(accepted);
-            }
-            is_changed
-        });
-        refused
+        (accepted, refused)
     }
 
     /// Marks all routes `GRACEFUL_SHUTDOWN` (RFC 8326) and withdraws them after `wait`. Sessions
@@ -188,6 +205,42 @@ impl Speaker {
         self.intent.send_modify(|intent| intent.exit = Some(exit));
         // An error means that the supervisor has died; there is nothing left to wait for.
         let _ = self.supervisor.await;
+    }
+}
+
+/// Tables on their way into an [`Intent`].
+struct Tables {
+    common: RouteTable,
+    named: BTreeMap<String, RouteTable>,
+}
+
+impl Tables {
+    fn new(
+        common: impl IntoIterator<Item = Route>,
+        named: BTreeMap<String, Vec<Route>>,
+        is_complete: bool,
+    ) -> Self {
+        let named = named.into_iter();
+        Self {
+            common: RouteTable::new(common, is_complete),
+            named: named
+                .map(|(name, routes)| (name, RouteTable::new(routes, is_complete)))
+                .collect(),
+        }
+    }
+
+    /// Returns their number.
+    fn put(mut self, intent: &mut Intent) -> u64 {
+        let generation = intent.table.generation + 1;
+        // Once complete, always complete: later sets only differ.
+        let was_complete = intent.table.is_complete;
+        for table in self.named.values_mut().chain([&mut self.common]) {
+            table.generation = generation;
+            table.is_complete |= was_complete;
+        }
+        intent.table = self.common;
+        intent.tables = Arc::new(self.named);
+        generation
     }
 }
 

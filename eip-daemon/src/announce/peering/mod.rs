@@ -206,9 +206,8 @@ impl BgpAnnouncer {
         if state.peers != peers {
             state.peers = peers;
             state.start_speaker(&self.0.settings);
-            state.hand_over_peers();
             state.ledger.changes(|_| true);
-            state.publish(SystemTime::now());
+            state.hand_over(SystemTime::now());
         }
         drop(state);
         self.0.news.send_replace(());
@@ -286,10 +285,18 @@ impl State {
         }
     }
 
-    fn hand_over_peers(&mut self) {
+    /// Hands new peers to the speaker, with the tables that go with them: apart from each other, a
+    /// peer whose last rule is gone would lose everything for a moment.
+    fn hand_over(&mut self, now: SystemTime) {
+        let tables = tables(&self.wanted, &self.peers, now);
+        self.next_change = tables.next_change;
         let Some(speaker) = &self.speaker else { return };
+        let is_complete = self.wanted.is_complete;
         let configs = self.peers.values().map(|peer| peer.config.clone());
-        let refused = speaker.set_peers(configs);
+        let (refused, generation) =
+            speaker.set_peers_and_tables(configs, tables.common, tables.named, is_complete);
+        self.ledger
+            .announced(tables.eips, generation, is_complete, Instant::now());
         let refused = refused.into_iter().map(|refused| Refusal {
             peer: refused.name.to_string(),
             origin: self

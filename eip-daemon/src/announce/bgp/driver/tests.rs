@@ -497,6 +497,36 @@ async fn an_address_that_is_taken_is_reported_and_used_once_it_is_free() {
 }
 
 #[tokio::test]
+async fn a_peer_that_changes_its_table_loses_no_route_in_between() {
+    let (speaker, mut hand) = dialled_by_speaker(15).await;
+    hand.establish(host(15, 2)).await;
+    while hand
+        .hear()
+        .await
+        .is_some_and(|message| !message.contains("Some(Ipv4)"))
+    {}
+    let port = hand.tcp.local_addr().unwrap().port();
+    let plain = peer(host(15, 2), host(15, 1), 65001, port);
+    let mut with_rules = plain.clone();
+    with_rules.export.table = Some("own".to_owned());
+    for round in 0..20 {
+        // As when the last peer without a table of its own gets one, and back.
+        let (refused, _) = if round % 2 == 0 {
+            let own = [("own".to_owned(), routes(3).collect())].into();
+            speaker.set_peers_and_tables([with_rules.clone()], [], own, true)
+        } else {
+            speaker.set_peers_and_tables([plain.clone()], routes(3), [].into(), true)
+        };
+        assert_eq!(refused, []);
+        tokio::task::yield_now().await;
+    }
+    speaker.set_peers_and_tables([plain], routes(4), [].into(), true);
+    // The same routes under another name are no news.
+    let message = hand.hear().await.expect("the session stays");
+    assert!(message.contains("announced: 1, withdrawn: 0"), "{message}");
+}
+
+#[tokio::test]
 async fn a_peer_with_a_table_of_its_own_gets_that_one() {
     let [left, right] = pair(12, [None, None]);
     right.set_routes([], true);

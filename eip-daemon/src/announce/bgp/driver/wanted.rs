@@ -7,7 +7,7 @@ use super::{
     peer::{PeerTask, ready, wait_until},
 };
 use crate::announce::bgp::{
-    config::{Neighbour, PeerConfig, PeerName, Transport},
+    config::{ExportPolicy, Neighbour, PeerConfig, PeerName, Transport},
     fsm::{Farewell, Input, Origin, RouteFate, Serving, Session},
     wire::Reason,
 };
@@ -57,7 +57,12 @@ impl PeerTask {
         }
         let is_policy_only =
             config.transport == self.config.transport && config.session == self.config.session;
-        let is_policy_changed = config.export != self.config.export;
+        // Which table it is shows in the table.
+        let said = |policy: &ExportPolicy| ExportPolicy {
+            table: None,
+            ..policy.clone()
+        };
+        let is_policy_changed = said(&config.export) != said(&self.config.export);
         let is_same_router = is_same_router(&self.config.transport, &config.transport);
         self.config = config.clone();
         if is_policy_only {
