@@ -266,7 +266,7 @@ pub struct FragmentKey<A> {
     pub peer: A,
     /// Identification: two bytes of IPv4 after two zero bytes, four of IPv6.
     pub id: [u8; 4],
-    /// IP protocol number.
+    /// IP protocol number; zero in IPv6, where fragments of one datagram may differ in it.
     pub protocol: u8,
     /// Zero.
     pub reserved: [u8; 3],

@@ -35,6 +35,8 @@ pub(crate) trait Family: Address + Translate {
     fn answered_headers(view: View<'_>, len: u32) -> Result<Headers<Self>, ParseError>;
     /// Where the transport header of such a packet stands.
     fn answered_l4(view: View<'_>) -> Option<usize>;
+    /// Whether the protocol is part of what tells datagrams of one identification apart.
+    const PROTOCOL_TELLS_DATAGRAMS: bool;
     /// Whether later fragments are answered, too.
     const ANSWERS_LATER: bool;
     /// Room that the answer takes before the packet.
@@ -90,6 +92,8 @@ impl Family for Ipv4Wire {
         Some(Self::PLAIN_L4)
     }
 
+    /// RFC 791 section 3.2.
+    const PROTOCOL_TELLS_DATAGRAMS: bool = true;
     /// RFC 1812 section 4.3.2.7.
     const ANSWERS_LATER: bool = false;
     const ANSWER_ROOM: usize = ROOM4;
@@ -154,6 +158,9 @@ impl Family for Ipv6Wire {
         })
     }
 
+    /// RFC 8200 section 4.5; and where extension headers were cut with the datagram, its later fragments name the
+    /// first of those, not what the first fragment carries in the end.
+    const PROTOCOL_TELLS_DATAGRAMS: bool = false;
     /// RFC 4443 section 2.4 has no exception for them.
     const ANSWERS_LATER: bool = true;
     const ANSWER_ROOM: usize = ROOM6;

@@ -156,12 +156,16 @@ fn eip_of_quoted<A: Family>(skb: &Skb<'_>, headers: &Headers<A>, quoted: &Quoted
 }
 
 #[inline(always)]
-fn datagram<A: Copy>(headers: &Headers<A>) -> FragmentKey<A> {
+fn datagram<A: Family>(headers: &Headers<A>) -> FragmentKey<A> {
     FragmentKey {
         vm: headers.source,
         peer: headers.destination,
         id: headers.id,
-        protocol: headers.protocol,
+        protocol: if A::PROTOCOL_TELLS_DATAGRAMS {
+            headers.protocol
+        } else {
+            0
+        },
         reserved: unused(),
     }
 }
