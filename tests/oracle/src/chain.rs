@@ -1,26 +1,29 @@
 //! One chain: router, node, VMs; and frames in and out of it.
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr},
+    net::UdpSocket,
     time::{Duration, Instant},
 };
 
 use eip_lab::{
     daemon::{Daemon, DaemonOptions},
+    documents,
     firewall::Firewall,
-    plan::{CLIENT, Family, GuestPlan, VM1, VM2, eip, mac_text},
+    plan::{self, CLIENT, Dual, Family, GuestPlan, ROUTER_UPLINK, VM1, VM2, mac_text},
     sniff::{Injector, Tap},
-    world::{DefaultRoute, GuestGro, World, WorldOptions},
+    world::{DefaultRoute, GuestGro, WireFrames, World, WorldOptions},
 };
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::{
-    Direction, Step, conntrack,
-    packet::{self, Body, Ends, Header, Sum},
-    six,
+    Path, Place, Step, case, conntrack,
+    packet::{Body, Header, Sum, octets, whole},
 };
 
-/// The VMs of every chain: one behind a routed veth, one behind a bridge.
-pub const GUESTS: [(GuestPlan, Ipv4Addr); 2] = [(VM1, eip::VM1.v4), (VM2, eip::VM2.v4)];
+/// The VMs of every chain, one behind a routed veth and one behind a bridge, each with its primary EIP.
+pub const GUESTS: [(GuestPlan, Dual); 2] = [(VM1, plan::eip::VM1), (VM2, plan::eip::VM2)];
+/// What the first VM has besides in a chain with [`Build::many_eips`].
+pub const MORE_EIPS: [Dual; 2] = [plan::eip::SECOND, plan::eip::VM3];
 /// Hardware addresses that are random otherwise.
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0xaa, 1];
 const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0xaa, 2];
@@ -32,17 +35,32 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Destination port of a frame that says that everything before it has passed.
 const BARRIER: u16 = 9;
 
-/// Addresses of a VM: its own and its EIP.
-pub fn addresses(guest: usize) -> ([u8; 4], [u8; 4]) {
-    let (plan, eip) = GUESTS[guest];
-    (plan.address.v4.octets(), eip.octets())
+/// A VM's own addresses.
+pub const fn vm(guest: usize) -> Dual {
+    GUESTS[guest].0.address
 }
 
-/// As [`addresses`], in IPv6.
-pub fn addresses6(guest: usize) -> ([u8; 16], [u8; 16]) {
-    let (plan, _) = GUESTS[guest];
-    let eip = [eip::VM1, eip::VM2][guest].v6;
-    (plan.address.v6.octets(), eip.octets())
+/// One of a VM's EIPs; number zero is the primary.
+pub const fn eip(guest: usize, number: usize) -> Dual {
+    match (guest, number) {
+        (_, 0) => GUESTS[guest].1,
+        (_, more) => MORE_EIPS[more - 1],
+    }
+}
+
+/// A VM's own address and one of its EIPs.
+pub fn addresses(family: Family, guest: usize, number: usize) -> (Vec<u8>, Vec<u8>) {
+    let (vm, eip) = (vm(guest), eip(guest, number));
+    (octets(vm.of(family)), octets(eip.of(family)))
+}
+
+/// Every address of a VM.
+pub fn all_addresses(family: Family) -> impl Iterator<Item = Vec<u8>> {
+    let guests = GUESTS
+        .into_iter()
+        .flat_map(|(plan, eip)| [plan.address, eip]);
+    let all = guests.chain(MORE_EIPS);
+    all.map(move |address| octets(address.of(family)))
 }
 
 /// What is between the two wires.
@@ -52,6 +70,27 @@ pub enum Translator {
     Netfilter,
     /// The daemon, with this delivery lane.
     Ours(&'static str),
+}
+
+/// What kind of chain to raise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Build {
+    /// MTU of the VMs' links.
+    pub guest_mtu: u32,
+    /// Whether senders leave checksums and segments to whoever comes behind.
+    pub frames: WireFrames,
+    /// Whether the first VM has more than one EIP.
+    pub many_eips: bool,
+}
+
+impl Default for Build {
+    fn default() -> Self {
+        Self {
+            guest_mtu: 1500,
+            frames: WireFrames::default(),
+            many_eips: false,
+        }
+    }
 }
 
 /// What came out of a chain after one frame was put in, link headers included.
@@ -83,25 +122,23 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Raises a chain whose VMs have links of this MTU.
+    /// Raises a chain in which nobody answers.
     ///
     /// # Errors
     /// Without root, or when the daemon does not come up.
-    pub fn raise(translator: Translator, guest_mtu: u32) -> anyhow::Result<Self> {
-        let mut chain = Self::with_traffic(translator, guest_mtu)?;
+    pub fn raise(translator: Translator, build: Build) -> anyhow::Result<Self> {
+        let mut chain = Self::with_traffic(translator, build)?;
         chain.mute()?;
-        for guest in 0..GUESTS.len() {
-            // Neighbours find each other with the first frames; none of a test may wait for that.
-            for family in Family::BOTH {
-                chain.barrier(family, Direction::Inward, guest)?;
-                chain.barrier(family, Direction::Outward, guest)?;
+        // Neighbours find each other with the first frames; none of a test may wait for that.
+        for family in Family::BOTH {
+            for path in Path::everywhere() {
+                chain.barrier(family, path)?;
             }
         }
         if let (Translator::Ours(delivery), Some(daemon)) = (translator, &mut chain.daemon) {
-            for (guest, (_, eip)) in GUESTS.into_iter().enumerate() {
-                let eip6 = Ipv6Addr::from(addresses6(guest).1);
-                for eip in [eip.to_string(), eip6.to_string()] {
-                    daemon.wait_delivery(&eip, delivery)?;
+            for (_, eip) in GUESTS {
+                for family in Family::BOTH {
+                    daemon.wait_delivery(&eip.of(family).to_string(), delivery)?;
                 }
             }
         }
@@ -112,40 +149,28 @@ impl Chain {
     ///
     /// # Errors
     /// As [`Chain::raise`].
-    pub fn with_traffic(translator: Translator, guest_mtu: u32) -> anyhow::Result<Self> {
+    pub fn with_traffic(translator: Translator, build: Build) -> anyhow::Result<Self> {
         let world = World::new(WorldOptions {
             default_route: DefaultRoute::Uplink,
             // Whatever a firewall drops cannot be compared.
             firewall: Firewall::Open,
             guest_gro: GuestGro::On,
-            guest_mtu,
+            guest_mtu: build.guest_mtu,
             guests: GUESTS.map(|(plan, _)| plan).to_vec(),
+            wire: build.frames,
             ..WorldOptions::default()
         })?;
-        wire(&world)?;
+        wire(&world, build)?;
         let daemon = match translator {
             Translator::Netfilter => {
-                world.node.nft(&ruleset())?;
+                world.node.nft(&ruleset(build))?;
                 world.node.sysctl(
                     "netfilter/nf_conntrack_checksum=0
                     netfilter/nf_conntrack_tcp_be_liberal=1",
                 )?;
                 None
             }
-            Translator::Ours(delivery) => {
-                let mut daemon = Daemon::start(
-                    &world,
-                    DaemonOptions {
-                        delivery,
-                        ..DaemonOptions::default()
-                    },
-                )?;
-                for (guest, (plan, eip)) in GUESTS.into_iter().enumerate() {
-                    daemon.serve(&plan, eip)?;
-                    daemon.serve(&plan, Ipv6Addr::from(addresses6(guest).1))?;
-                }
-                Some(daemon)
-            }
+            Translator::Ours(delivery) => Some(served(&world, delivery, build)?),
         };
         let router = End {
             injector: Injector::open(&world.router, "ru0")?,
@@ -215,24 +240,61 @@ impl Chain {
     /// # Errors
     /// When the chain is broken: the frame that follows it does not arrive.
     pub fn pass(&mut self, step: &Step) -> anyhow::Result<Outcome> {
-        let end = self.end(step.direction, step.guest);
-        let mut frame = [end.next, end.injector.mac].concat();
-        frame.extend(step.ethertype());
-        frame.extend(&step.packet);
-        end.injector.send(&frame)?;
-        let family = step.family();
-        let arrived = self.barrier(family, step.direction, step.guest)?;
-        let returned = self.barrier(family, step.direction.turned(), step.guest)?;
+        self.put_in(step)?;
+        self.outcome(step.family(), step.path)
+    }
+
+    /// Waits until everything that was put in, or that a program has sent, has come out.
+    ///
+    /// # Errors
+    /// As [`Chain::pass`].
+    pub fn outcome(&mut self, family: Family, path: Path) -> anyhow::Result<Outcome> {
+        let arrived = self.barrier(family, path)?;
+        let returned = self.barrier(family, path.turned())?;
         Ok(Outcome { arrived, returned })
     }
 
-    /// Sends a frame after which nothing of what was sent before can come, and returns what came.
-    fn barrier(
-        &mut self,
+    /// Has the kernel at one end send a datagram for each `segment` bytes of `payload`, all of them in one
+    /// packet as far as nobody has to cut it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn send_segments(
+        &self,
         family: Family,
-        direction: Direction,
-        guest: usize,
-    ) -> anyhow::Result<Vec<Vec<u8>>> {
+        path: Path,
+        payload: &[u8],
+        segment: u16,
+    ) -> anyhow::Result<()> {
+        let ns = match path.from {
+            Place::Outside => &self.world.router,
+            Place::Vm(guest, _) => &self.world.guest(GUESTS[guest].0).ns,
+        };
+        // The router hears what is meant for the network, and talks itself.
+        let ends = case::ends(family, path, ROUTER_UPLINK.of(family));
+        ns.run(|| {
+            let socket = UdpSocket::bind((ends.source, 4000))?;
+            setsockopt(&socket, sockopt::UdpGsoSegment, &segment.into())?;
+            let length = socket.send_to(payload, (ends.destination, 4001))?;
+            anyhow::ensure!(length == payload.len(), "only {length} bytes were sent");
+            Ok(())
+        })
+    }
+
+    fn put_in(&self, step: &Step) -> anyhow::Result<()> {
+        let end = self.end(step.path.from);
+        let mut frame = [end.next, end.injector.mac].concat();
+        if let Some(tag) = step.tag {
+            frame.extend([0x81, 0]);
+            frame.extend(tag.to_be_bytes());
+        }
+        frame.extend(step.ethertype());
+        frame.extend(&step.packet);
+        end.injector.send(&frame)
+    }
+
+    /// Sends a frame after which nothing of what was sent before can come, and returns what came.
+    fn barrier(&mut self, family: Family, path: Path) -> anyhow::Result<Vec<Vec<u8>>> {
         self.barriers += 1;
         let mark = format!("barrier {}", self.barriers).into_bytes();
         let body = Body::Udp {
@@ -241,54 +303,47 @@ impl Chain {
             sum: Sum::Right,
             payload: mark.clone(),
         };
-        let step = Step {
-            direction,
-            guest,
-            packet: match family {
-                Family::V4 => whole(direction, guest, &body),
-                Family::V6 => whole6(direction, guest, &body),
-            },
-        };
-        let end = self.end(direction, guest);
-        let mut frame = [end.next, end.injector.mac].concat();
-        frame.extend(step.ethertype());
-        frame.extend(&step.packet);
-        end.injector.send(&frame)?;
+        let ends = case::ends(family, path, CLIENT.of(family));
+        let packet = whole(&Header::plain(family), &body, ends);
+        self.put_in(&Step::new(path, packet))?;
         let deadline = Instant::now() + PATIENCE;
-        let tap = &self.end(direction.turned(), guest).tap;
+        let tap = &self.end(path.to).tap;
         let mut heard = Vec::new();
         while Instant::now() < deadline {
             let Some(frame) = tap.next()? else { continue };
             if frame.ends_with(&mark) {
                 return Ok(heard);
             }
-            // Neighbour discovery and the bridge's own group reports are not what is compared.
-            let is_to_one = frame.first().is_some_and(|byte| byte & 1 == 0);
-            let is_ip = match frame.get(12..14) {
-                Some([8, 0]) => true,
-                Some([0x86, 0xdd]) => {
-                    frame.get(20) != Some(&58) || !matches!(frame.get(54), Some(133..=137))
-                }
-                _ => false,
-            };
-            if is_to_one && is_ip {
+            if is_compared(&frame) {
                 heard.push(frame);
             }
         }
         anyhow::bail!(
-            "{:?}: no frame came through {direction:?} any more, {} others did",
+            "{:?}: no frame came through {path:?} any more, {} others did",
             self.translator,
             heard.len()
         )
     }
 
-    /// Where frames of a direction are put in.
-    fn end(&self, direction: Direction, guest: usize) -> &End {
-        match direction {
-            Direction::Inward => &self.router,
-            Direction::Outward => &self.guests[guest],
+    fn end(&self, place: Place) -> &End {
+        match place {
+            Place::Outside => &self.router,
+            Place::Vm(guest, _) => &self.guests[guest],
         }
     }
+}
+
+/// Neighbour discovery and the bridge's own group reports are not.
+fn is_compared(frame: &[u8]) -> bool {
+    let is_to_one = frame.first().is_some_and(|byte| byte & 1 == 0);
+    let is_ip = match frame.get(12..14) {
+        Some([8, 0]) => true,
+        Some([0x86, 0xdd]) => {
+            frame.get(20) != Some(&58) || !matches!(frame.get(54), Some(133..=137))
+        }
+        _ => false,
+    };
+    is_to_one && is_ip
 }
 
 impl Drop for Chain {
@@ -298,38 +353,45 @@ impl Drop for Chain {
     }
 }
 
-/// A packet between a VM and the client where it is put in.
-fn whole(direction: Direction, guest: usize, body: &Body) -> Vec<u8> {
-    let (vm, eip) = addresses(guest);
-    let client = CLIENT.v4.octets();
-    let (source, destination) = match direction {
-        Direction::Inward => (client, eip),
-        Direction::Outward => (vm, client),
-    };
-    let ends = Ends {
-        source,
-        destination,
-    };
-    packet::whole(&Header::default(), body, ends)
-}
-
-/// As [`whole`], in IPv6.
-fn whole6(direction: Direction, guest: usize, body: &Body) -> Vec<u8> {
-    let (vm, eip) = addresses6(guest);
-    let client = CLIENT.v6.octets();
-    let (source, destination) = match direction {
-        Direction::Inward => (client, eip),
-        Direction::Outward => (vm, client),
-    };
-    let ends = six::packet::Ends {
-        source,
-        destination,
-    };
-    six::packet::whole(&six::packet::Header::default(), body, ends)
+/// Starts the daemon and has it serve every EIP.
+fn served(world: &World, delivery: &'static str, build: Build) -> anyhow::Result<Daemon> {
+    let mut daemon = Daemon::start(
+        world,
+        DaemonOptions {
+            delivery,
+            // A veth with XDP on takes no packet of many segments.
+            xdp_mode: match build.frames {
+                WireFrames::Complete => "auto",
+                WireFrames::Partial => "off",
+            },
+            ..DaemonOptions::default()
+        },
+    )?;
+    for (plan, eip) in GUESTS {
+        daemon.documents().put_vm(&plan)?;
+        for (family, name) in [(Family::V4, "4"), (Family::V6, "6")] {
+            let name = format!("{}-{name}", plan.name);
+            let eip = eip.of(family);
+            let primary = documents::binding(&name, eip, plan.name, "  primary: true\n");
+            daemon
+                .documents()
+                .write(&format!("{name}.yaml"), &primary)?;
+            daemon.wait_state(&eip.to_string(), "programmed")?;
+        }
+    }
+    for eip in MORE_EIPS.into_iter().filter(|_| build.many_eips) {
+        for family in Family::BOTH {
+            let eip = eip.of(family);
+            let name = eip.to_string().replace([':', '.'], "-");
+            daemon.documents().put_binding(&name, eip, VM1.name)?;
+            daemon.wait_state(&eip.to_string(), "programmed")?;
+        }
+    }
+    Ok(daemon)
 }
 
 /// Makes two worlds alike to the byte, and their wires honest.
-fn wire(world: &World) -> anyhow::Result<()> {
+fn wire(world: &World, build: Build) -> anyhow::Result<()> {
     world
         .router
         .ip(&format!("link set ru0 address {}\n", mac_text(ROUTER_MAC)))?;
@@ -347,8 +409,10 @@ fn wire(world: &World) -> anyhow::Result<()> {
         // Of the whole machine before Linux 6.12, and plenty there.
         let _ = world.node.sysctl(file);
     }
-    for guest in world.guests() {
-        guest.ns.sh("ethtool -K eth0 tx off")?;
+    if build.frames == WireFrames::Complete {
+        for guest in world.guests() {
+            guest.ns.sh("ethtool -K eth0 tx off")?;
+        }
     }
     // Frames are compared one by one.
     world.node.sh("ethtool -K up0 gro off")?;
@@ -356,42 +420,26 @@ fn wire(world: &World) -> anyhow::Result<()> {
 }
 
 /// 1:1 NAT as an administrator would write it.
-fn ruleset() -> String {
-    let guests = || 0..GUESTS.len();
-    let v4 = guests().map(|guest| {
-        let (vm, eip) = addresses(guest);
-        (
-            Ipv4Addr::from(vm).to_string(),
-            Ipv4Addr::from(eip).to_string(),
+fn ruleset(build: Build) -> String {
+    let tables = [(Family::V4, "ip"), (Family::V6, "ip6")].map(|(family, name)| {
+        let more = MORE_EIPS.into_iter().filter(|_| build.many_eips);
+        let primaries = GUESTS.map(|(plan, eip)| (plan.address.of(family), eip.of(family)));
+        let all = more.map(|eip| (VM1.address.of(family), eip.of(family)));
+        let inward = primaries.into_iter().chain(all);
+        let inward = inward.map(|(vm, eip)| format!("{eip} : {vm}"));
+        let outward = primaries.map(|(vm, eip)| format!("{vm} : {eip}"));
+        let (inward, outward) = (inward.collect::<Vec<_>>().join(", "), outward.join(", "));
+        // A VM's packet to an EIP of this node has both of its ends translated.
+        format!(
+            "table {name} oracle {{\n  \
+             chain inward {{\n    type nat hook prerouting priority dstnat;\n    \
+             dnat to {name} daddr map {{ {inward} }}\n  }}\n  \
+             chain outward {{\n    type nat hook postrouting priority srcnat;\n    \
+             oifname \"up0\" snat to {name} saddr map {{ {outward} }}\n    \
+             ct status dnat snat to {name} saddr map {{ {outward} }}\n  }}\n  \
+             chain forward {{\n    type filter hook forward priority filter;\n    \
+             ct state invalid counter drop\n  }}\n}}\n",
         )
     });
-    let v6 = guests().map(|guest| {
-        let (vm, eip) = addresses6(guest);
-        (
-            Ipv6Addr::from(vm).to_string(),
-            Ipv6Addr::from(eip).to_string(),
-        )
-    });
-    let (v4, v6) = (
-        table("ip", &v4.collect::<Vec<_>>()),
-        table("ip6", &v6.collect::<Vec<_>>()),
-    );
-    format!("flush ruleset\n{v4}{v6}")
-}
-
-/// Each VM's address with its EIP, in the tables of one family.
-fn table(family: &str, guests: &[(String, String)]) -> String {
-    let inward = guests.iter().map(|(vm, eip)| format!("{eip} : {vm}"));
-    let outward = guests.iter().map(|(vm, eip)| format!("{vm} : {eip}"));
-    format!(
-        "table {family} oracle {{\n  \
-         chain inward {{\n    type nat hook prerouting priority dstnat;\n    \
-         iifname \"up0\" dnat to {family} daddr map {{ {} }}\n  }}\n  \
-         chain outward {{\n    type nat hook postrouting priority srcnat;\n    \
-         oifname \"up0\" snat to {family} saddr map {{ {} }}\n  }}\n  \
-         chain forward {{\n    type filter hook forward priority filter;\n    \
-         ct state invalid counter drop\n  }}\n}}\n",
-        inward.collect::<Vec<_>>().join(", "),
-        outward.collect::<Vec<_>>().join(", ")
-    )
+    format!("flush ruleset\n{}", tables.concat())
 }

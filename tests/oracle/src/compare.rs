@@ -6,7 +6,7 @@
 //! - *How a datagram is cut into fragments.* Conntrack puts fragments together and cuts them again, our
 //!   redirects carry each as it is: what is compared is the datagram the receiver puts together.
 //! - *Identification of an ICMP error the node makes itself*: a random number; and with it the header's
-//!   checksum.
+//!   checksum. In IPv6 the flow label.
 //! - *Source of such an error*: netfilter translates it as if the other end of the connection had sent
 //!   it; ours names the node, which is what traceroute asks for.
 //! - *A wrong checksum of an ICMP error*: netfilter computes it anew and so makes it right, we keep
@@ -19,18 +19,26 @@
 //! - *DCCP*: kernels without DCCP conntrack translate the addresses alone, which leaves its checksum
 //!   wrong; we keep it right.
 //! - *A first fragment that does not hold its transport header*: netfilter puts the datagram together
-//!   and carries it, we drop it (RFC 1858: nobody honest cuts there).
+//!   and carries it, we drop it (RFC 1858, RFC 7112: nobody honest cuts there).
+//! - *A fragment header of a packet that is none* (RFC 6946): netfilter removes it, we leave it. Receivers
+//!   are told to take such a packet for whole.
+//! - *A routing header with segments left*: netfilter carries it with a checksum that is about an address
+//!   nobody translates, we drop it (RFC 5095).
+//! - *More than seven extension headers*: netfilter carries them, we drop such a packet.
 //!
 //! Everything else has to be equal: hardware addresses, TTL, identification, options, order.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use etherparse::{Ipv4Slice, NetSlice, SlicedPacket, TransportSlice, checksum::Sum16BitWords};
+use eip_lab::plan::Family;
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use crate::{
     Step,
-    chain::{GUESTS, Outcome, addresses},
-    checksum, model,
+    chain::{self, Outcome},
+    checksum,
+    layout::{self, Fragment, Upper, trimmed, upper, word},
+    model,
 };
 
 /// Who could judge a case.
@@ -45,7 +53,7 @@ pub enum Judge {
 }
 
 /// Length of an Ethernet header.
-const L2: usize = 14;
+pub const L2: usize = 14;
 
 /// Who forwards in the chain under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,35 +76,33 @@ pub fn judge(
     ours: &[Outcome],
 ) -> Result<Judge, String> {
     let told = |problem: &str| Err(report(problem, steps, theirs, ours));
-    let expected: Vec<Vec<u8>> = assembled(steps.iter().filter_map(model::carried).collect());
+    let expected = assembled(steps.iter().filter_map(model::carried).collect());
     let got = arrived(ours);
-    let got_packets = packets(&got);
     let is_expected = match forwarder {
-        Forwarder::Programs => got_packets == expected,
-        Forwarder::Kernel => got_packets.iter().all(|packet| expected.contains(packet)),
+        Forwarder::Programs => got == expected,
+        Forwarder::Kernel => got.iter().all(|packet| expected.contains(packet)),
     };
     if !is_expected {
         return told("ours is not what the model says");
     }
-    let reference = arrived(theirs);
     let mut left = got.clone();
-    for frame in &reference {
-        let Some(at) = left.iter().position(|ours| ours == frame) else {
-            if is_known(&frame[L2..], steps) {
-                continue;
-            }
-            return told("netfilter carried what ours did not, or otherwise");
-        };
-        left.remove(at);
+    for packet in arrived(theirs) {
+        match left.iter().position(|ours| *ours == packet) {
+            Some(at) => drop(left.remove(at)),
+            None if is_known(&packet, steps) => {}
+            None => return told("netfilter carried what ours did not, or otherwise"),
+        }
     }
     for (step, (theirs, ours)) in steps.iter().zip(theirs.iter().zip(ours)) {
+        if !is_link_alike(theirs, ours) {
+            return told("the hardware addresses differ");
+        }
         if !is_same_answer(step, theirs, ours) {
             return told("the answers differ");
         }
-    }
-    let returned = |outcome: &Outcome| outcome.returned.iter().any(|frame| is_false_answer(frame));
-    if ours.iter().any(returned) {
-        return told("the node answers in the name of a VM");
+        if ours.returned.iter().any(|frame| is_false_answer(frame)) {
+            return told("the node answers in the name of a VM");
+        }
     }
     if let Some(wrong) = newly_wrong(steps, &got) {
         return told(&wrong);
@@ -110,125 +116,118 @@ pub fn judge(
 
 /// What came out at the far ends, link padding cut and datagrams put together.
 fn arrived(outcomes: &[Outcome]) -> Vec<Vec<u8>> {
-    let frames = || outcomes.iter().flat_map(|outcome| &outcome.arrived);
-    let mut whole = Vec::new();
-    let mut pieces = Vec::new();
-    for frame in frames() {
-        let (link, packet) = frame.split_at(L2);
-        let packet = trimmed(packet).to_vec();
-        if is_fragment(&packet) {
-            pieces.push(packet);
-        } else {
-            whole.push([link, &packet].concat());
-        }
-    }
-    for packet in assembled(pieces) {
-        // The link header of a datagram is that of any of its fragments.
-        let ends = &packet[12..20];
-        let link = frames()
-            .find(|frame| is_fragment(&frame[L2..]) && &frame[L2 + 12..L2 + 20] == ends)
-            .map_or(&[0; L2][..], |frame| &frame[..L2]);
-        whole.push([link, &packet].concat());
-    }
-    whole
+    let frames = outcomes.iter().flat_map(|outcome| &outcome.arrived);
+    assembled(frames.map(|frame| trimmed(&frame[L2..]).to_vec()).collect())
 }
 
-fn packets(frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    frames.iter().map(|frame| frame[L2..].to_vec()).collect()
-}
-
-fn trimmed(packet: &[u8]) -> &[u8] {
-    let total = usize::from(word(packet, 2));
-    packet.get(..total).unwrap_or(packet)
-}
-
-fn word(packet: &[u8], at: usize) -> u16 {
-    packet
-        .get(at..at + 2)
-        .map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
-}
-
-/// Where a fragment starts, in units of eight bytes.
-fn fragment_offset(packet: &[u8]) -> u16 {
-    word(packet, 6) & 0x1fff
-}
-
-fn is_fragment(packet: &[u8]) -> bool {
-    packet.len() >= 20 && word(packet, 6) & 0x3fff != 0
+/// Every frame of ours has the link header of a frame of theirs, where they have any.
+fn is_link_alike(theirs: &Outcome, ours: &Outcome) -> bool {
+    let links = |outcome: &Outcome| -> Vec<Vec<u8>> {
+        let frames = outcome.arrived.iter();
+        frames.map(|frame| frame[..L2].to_vec()).collect()
+    };
+    let (theirs, ours) = (links(theirs), links(ours));
+    theirs.is_empty() || ours.iter().all(|link| theirs.contains(link))
 }
 
 /// Whole packets as they are, then datagrams put together from their fragments as soon as they are
 /// complete, as receivers do; those of which a part is missing stay in pieces, duplicates removed.
 pub fn assembled(packets: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
-    let (pieces, mut whole): (Vec<_>, Vec<_>) =
-        packets.into_iter().partition(|packet| is_fragment(packet));
-    let mut waiting: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
-    for piece in pieces {
-        // Addresses, identification and protocol (RFC 791).
-        let key = [&piece[4..6], &piece[9..10], &piece[12..20]].concat();
+    let mut whole = Vec::new();
+    let mut waiting: BTreeMap<Vec<u8>, Vec<(Fragment, Vec<u8>)>> = BTreeMap::new();
+    for packet in packets {
+        let Some(fragment) = upper(&packet).and_then(|upper| upper.fragment) else {
+            whole.push(packet);
+            continue;
+        };
+        let key = layout::datagram(&packet, &fragment);
         let queue = waiting.entry(key).or_default();
-        queue.push(piece);
-        queue.sort_by_key(|piece| fragment_offset(piece));
+        queue.push((fragment, packet));
+        queue.sort_by_key(|(fragment, _)| fragment.offset);
         queue.dedup();
         if let Some(datagram) = put_together(queue) {
             whole.push(datagram);
             queue.clear();
         }
     }
-    whole.extend(waiting.into_values().flatten());
+    let pieces = waiting.into_values().flatten();
+    whole.extend(pieces.map(|(_, packet)| packet));
     whole
 }
 
-fn put_together(pieces: &[Vec<u8>]) -> Option<Vec<u8>> {
-    let mut datagram = pieces.first()?.clone();
-    let header_len = usize::from(datagram[0] & 0xf) * 4;
-    for piece in pieces {
-        let offset = usize::from(fragment_offset(piece)) * 8;
-        let content = piece.get(usize::from(piece[0] & 0xf) * 4..)?;
-        let behind = datagram.len() - header_len;
-        if offset == 0 {
-            continue;
-        }
-        if offset != behind {
+fn put_together(pieces: &[(Fragment, Vec<u8>)]) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    for (fragment, packet) in pieces {
+        if fragment.offset != content.len() {
             return None;
         }
-        datagram.extend(content);
+        content.extend(packet.get(fragment.content..)?);
     }
-    if word(pieces.last()?, 6) & 0x2000 != 0 || fragment_offset(&pieces[0]) != 0 {
+    let (first, packet) = pieces.first()?;
+    let (last, _) = pieces.last()?;
+    if last.more {
         return None;
     }
-    let length = u16::try_from(datagram.len()).ok()?;
-    datagram[2..4].copy_from_slice(&length.to_be_bytes());
-    datagram[6] &= 0x40;
-    datagram[7] = 0;
-    datagram[10..12].copy_from_slice(&[0, 0]);
-    let sum = checksum::internet(&datagram[..header_len]);
-    datagram[10..12].copy_from_slice(&sum.to_be_bytes());
-    Some(datagram)
+    layout::joined(packet, first, &content)
 }
 
 /// One of the differences that the module lists.
 fn is_known(theirs: &[u8], steps: &[Step]) -> bool {
-    let content = behind_header(theirs);
-    let sent = steps.last().map_or(&[][..], |step| &step.packet);
-    let sent = behind_header(sent);
-    let is_repaired = match theirs[9] {
-        1 => is_error(content) && checksum::internet(sent) != 0 && checksum::internet(content) == 0,
-        132 => sent.len() >= 12 && sent[8..12] != checksum::sctp(sent),
+    if steps.iter().any(is_refused_by_its_headers) {
+        return true;
+    }
+    let Some(last) = steps.last().map(|step| trimmed(&step.packet)) else {
+        return false;
+    };
+    let (Some(carried), Some(sent), Some(family)) =
+        (upper(theirs), upper(last), layout::family(last))
+    else {
+        return true;
+    };
+    let content = &last[sent.at..];
+    let is_error = sent.protocol == layout::icmp(family)
+        && content
+            .first()
+            .is_some_and(|kind| layout::is_error(family, *kind));
+    let is_repaired = match carried.protocol {
+        protocol if protocol == layout::icmp(family) => {
+            is_error && !is_icmp_right(last, sent) && is_icmp_right(theirs, carried)
+        }
+        132 => content.len() >= 12 && content[8..12] != checksum::sctp(content),
         _ => false,
     };
-    // As it was sent: a checksum of zero is one no more when netfilter has calculated with it.
-    let quoted = sent
+    let quote = content
         .get(8..)
-        .filter(|quote| theirs[9] == 1 && is_error(content) && quote.len() >= 20);
-    is_repaired
-        || is_strange(theirs[9], sent)
-        || quoted.is_some_and(|quote| quote[9] == 132 || is_strange(quote[9], behind_header(quote)))
-        || has_tiny_start(steps)
+        .filter(|quote| is_error && quote.len() >= layout::fixed(family));
+    let is_quote_strange = quote.is_some_and(|quote| match upper(quote) {
+        Some(upper) => upper.protocol == 132 || is_strange(upper.protocol, &quote[upper.at..]),
+        None => true,
+    });
+    is_repaired || is_quote_strange || steps.iter().any(is_strange_itself)
 }
 
-fn is_error(icmp: &[u8]) -> bool {
-    matches!(icmp.first(), Some(3 | 4 | 5 | 11 | 12))
+/// Whether the checksum of a message of the family's ICMP is right.
+fn is_icmp_right(packet: &[u8], upper: Upper) -> bool {
+    let message = &packet[upper.at..];
+    let sum = match layout::family(packet) {
+        Some(Family::V6) => {
+            let (source, destination) = packet[layout::addresses(Family::V6)].split_at(16);
+            checksum::transport(source, destination, upper.protocol, message)
+        }
+        _ => checksum::internet(message),
+    };
+    sum == 0
+}
+
+/// Extension headers netfilter does not look at, and a first fragment without its transport header.
+fn is_refused_by_its_headers(step: &Step) -> bool {
+    let packet = trimmed(&step.packet);
+    let is_whole = layout::claimed(packet) == Some(packet.len());
+    is_whole
+        && match upper(packet) {
+            None => true,
+            Some(upper) => upper.fragment.is_some() && !upper.is_later() && model::is_refused(step),
+        }
 }
 
 /// DCCP, and UDP-Lite without a checksum.
@@ -236,20 +235,9 @@ fn is_strange(protocol: u8, transport: &[u8]) -> bool {
     protocol == 33 || (protocol == 136 && word(transport, 6) == 0)
 }
 
-/// What follows the IP header.
-fn behind_header(packet: &[u8]) -> &[u8] {
-    let length = packet
-        .first()
-        .map_or(0, |first| usize::from(first & 0xf) * 4);
-    packet.get(length..).unwrap_or_default()
-}
-
-/// A first fragment without its transport header.
-fn has_tiny_start(steps: &[Step]) -> bool {
-    steps.iter().any(|step| {
-        let packet = &step.packet;
-        is_fragment(packet) && fragment_offset(packet) == 0 && model::carried(step).is_none()
-    })
+fn is_strange_itself(step: &Step) -> bool {
+    let packet = trimmed(&step.packet);
+    upper(packet).is_some_and(|upper| is_strange(upper.protocol, &packet[upper.at..]))
 }
 
 /// Whether the node answered alike. Netfilter says nothing where conntrack drops a packet before the
@@ -257,61 +245,62 @@ fn has_tiny_start(steps: &[Step]) -> bool {
 /// has not looked at it yet.
 fn is_same_answer(step: &Step, theirs: &Outcome, ours: &Outcome) -> bool {
     let [theirs, ours] = [theirs, ours].map(|outcome| -> Vec<Vec<u8>> {
-        outcome
-            .returned
-            .iter()
-            .map(|frame| anonymous(frame))
-            .collect()
+        let frames = outcome.returned.iter();
+        frames.map(|frame| anonymous(frame)).collect()
     });
-    let is_silent = theirs.is_empty();
-    let is_repaired =
-        theirs.len() == ours.len() && matches!(step.packet.get(9), Some(33 | 132 | 136));
+    let protocol = upper(&step.packet).map_or(0, |upper| upper.protocol);
+    let is_repaired = theirs.len() == ours.len() && matches!(protocol, 33 | 132 | 136);
     theirs == ours
-        || ((is_silent || is_repaired) && ours.iter().all(|answer| is_honest(answer, step)))
+        || ((theirs.is_empty() || is_repaired) && ours.iter().all(|answer| is_honest(answer, step)))
         || (ours.is_empty() && model::is_refused(step))
 }
 
 /// Whether it says "time exceeded", about the packet as its sender sent it.
 fn is_honest(answer: &[u8], step: &Step) -> bool {
-    let content = behind_header(&answer[L2..]);
-    content.first() == Some(&11)
+    let answer = &answer[L2..];
+    let content = layout::header_len(answer).map_or(&[][..], |length| &answer[length..]);
+    let exceeded = match step.family() {
+        Family::V4 => 11,
+        Family::V6 => 3,
+    };
+    content.first() == Some(&exceeded)
         && content
             .get(8..)
             .is_some_and(|quote| trimmed(&step.packet).starts_with(quote))
 }
 
-/// An answer of the node without what is the answerer's own: identification, source, checksum.
+/// An answer of the node without what is the answerer's own: source, identification or flow label, and the
+/// checksum that covers them.
 fn anonymous(frame: &[u8]) -> Vec<u8> {
     let mut frame = frame.to_vec();
-    frame[L2 + 4..L2 + 6].fill(0);
-    frame[L2 + 10..L2 + 16].fill(0);
+    let packet = &mut frame[L2..];
+    let own = match layout::family(packet) {
+        Some(Family::V6) => [1..4, 8..24, 42..44],
+        _ => [4..6, 10..12, 12..16],
+    };
+    for range in own {
+        packet[range].fill(0);
+    }
     frame
 }
 
 /// An answer in the name of a VM, which sent none.
 fn is_false_answer(frame: &[u8]) -> bool {
-    (0..GUESTS.len()).any(|guest| {
-        let (vm, eip) = addresses(guest);
-        [vm, eip]
-            .iter()
-            .any(|address| frame[L2 + 12..L2 + 16] == *address)
+    let packet = &frame[L2..];
+    layout::family(packet).is_some_and(|family| {
+        let source = &packet[layout::source(family)];
+        chain::all_addresses(family).any(|address| address == source)
     })
 }
 
 /// A packet whose checksums were right and are no more.
 fn newly_wrong(steps: &[Step], got: &[Vec<u8>]) -> Option<String> {
-    let sent = assembled(
-        steps
-            .iter()
-            .map(|step| trimmed(&step.packet).to_vec())
-            .collect(),
-    );
+    let sent = steps.iter().map(|step| trimmed(&step.packet).to_vec());
+    let sent = assembled(sent.collect());
     if sent.iter().any(|packet| checksums(packet).is_err()) {
         return None;
     }
-    packets(got)
-        .iter()
-        .find_map(|packet| checksums(packet).err())
+    got.iter().find_map(|packet| checksums(packet).err())
 }
 
 /// Computes every checksum of a packet anew, with etherparse.
@@ -319,45 +308,59 @@ fn newly_wrong(steps: &[Step], got: &[Vec<u8>]) -> Option<String> {
 /// # Errors
 /// Which one is wrong.
 pub fn checksums(packet: &[u8]) -> Result<(), String> {
-    let Ok(sliced) = SlicedPacket::from_ip(packet) else {
-        // Nothing it could compute: an authentication header of noise, say.
+    // Nothing it could compute, otherwise: an authentication header of noise, say.
+    let Ok(SlicedPacket { net, transport, .. }) = SlicedPacket::from_ip(packet) else {
         return Ok(());
     };
-    let Some(NetSlice::Ipv4(ip)) = &sliced.net else {
-        return Ok(());
-    };
-    let header = ip.header().to_header();
-    if header.header_checksum != header.calc_header_checksum() {
-        return Err("etherparse: the IP header's checksum is wrong".to_owned());
-    }
-    match &sliced.transport {
-        Some(transport) => transport_checksum(ip, transport),
-        None => Ok(()),
-    }
-}
-
-fn transport_checksum(ip: &Ipv4Slice<'_>, transport: &TransportSlice<'_>) -> Result<(), String> {
-    let (source, destination) = (ip.header().source(), ip.header().destination());
-    let pair = match transport {
-        TransportSlice::Udp(udp) if udp.checksum() != 0 => udp
-            .to_header()
-            .calc_checksum_ipv4_raw(source, destination, udp.payload())
-            .ok()
-            .map(|right| (udp.checksum(), right)),
-        TransportSlice::Tcp(tcp) => tcp
-            .calc_checksum_ipv4(source, destination)
-            .ok()
-            .map(|right| (tcp.checksum(), right)),
-        // Over all bytes: its types leave out those that a message does not use.
-        TransportSlice::Icmpv4(icmp) => {
-            let sum = Sum16BitWords::new().add_slice(icmp.slice());
-            Some((sum.ones_complement(), 0))
+    let pair = match (&net, &transport) {
+        (Some(NetSlice::Ipv4(ip)), transport) => {
+            let header = ip.header().to_header();
+            if header.header_checksum != header.calc_header_checksum() {
+                return Err("etherparse: the IP header's checksum is wrong".to_owned());
+            }
+            let (source, destination) = (header.source, header.destination);
+            match transport {
+                Some(TransportSlice::Udp(udp)) if udp.checksum() != 0 => udp
+                    .to_header()
+                    .calc_checksum_ipv4_raw(source, destination, udp.payload())
+                    .ok()
+                    .map(|right| (udp.checksum(), right)),
+                Some(TransportSlice::Tcp(tcp)) => tcp
+                    .calc_checksum_ipv4(source, destination)
+                    .ok()
+                    .map(|right| (tcp.checksum(), right)),
+                // Over all bytes: its types leave out those that a message does not use.
+                Some(TransportSlice::Icmpv4(icmp)) => {
+                    let sum = etherparse::checksum::Sum16BitWords::new().add_slice(icmp.slice());
+                    Some((sum.ones_complement(), 0))
+                }
+                _ => None,
+            }
         }
-        TransportSlice::Udp(_) | TransportSlice::Icmpv6(_) | TransportSlice::Igmp(_) => None,
+        (Some(NetSlice::Ipv6(ip)), transport) => {
+            let (source, destination) = (ip.header().source(), ip.header().destination());
+            match transport {
+                Some(TransportSlice::Udp(udp)) if udp.checksum() != 0 => udp
+                    .to_header()
+                    .calc_checksum_ipv6_raw(source, destination, udp.payload())
+                    .ok()
+                    .map(|right| (udp.checksum(), right)),
+                Some(TransportSlice::Tcp(tcp)) => tcp
+                    .calc_checksum_ipv6(source, destination)
+                    .ok()
+                    .map(|right| (tcp.checksum(), right)),
+                Some(TransportSlice::Icmpv6(icmp)) => {
+                    let is_right = icmp.is_checksum_valid(source, destination);
+                    Some((u16::from(is_right), 1))
+                }
+                _ => None,
+            }
+        }
+        _ => None,
     };
     match pair {
         Some((got, right)) if got != right => Err(format!(
-            "etherparse: {transport:?} has the checksum {got:#06x}, right is {right:#06x}"
+            "etherparse: {transport:?} has a wrong checksum ({got:#06x}, right is {right:#06x})"
         )),
         _ => Ok(()),
     }

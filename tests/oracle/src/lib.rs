@@ -17,8 +17,8 @@
 //! be wrong in the same way as the programs unnoticed. A third judge, etherparse, computes every
 //! checksum anew.
 //!
-//! [`packet`] describes packets as values that proptest can make and shrink, [`chain`] moves frames. [`six`]
-//! does for IPv6 what [`packet`], [`model`] and [`compare`] do for IPv4.
+//! [`packet`] describes packets of both families as values that proptest can make and shrink, [`case`] what
+//! is sent of them, [`chain`] moves frames, [`layout`] knows where things stand in bytes.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::missing_panics_doc,
@@ -29,32 +29,104 @@
 
 use eip_lab::plan::Family;
 
+pub mod case;
 pub mod chain;
 pub mod checksum;
 pub mod compare;
 pub mod conntrack;
+pub mod layout;
 pub mod model;
 pub mod packet;
 pub mod servers;
-pub mod six;
 
-/// Which way a frame goes through the node.
+/// One end of a packet's way through the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
+pub enum Place {
+    /// The network, behind the router.
+    Outside,
+    /// A VM: its index in [`chain::GUESTS`], and which of its EIPs it is known by.
+    Vm(usize, usize),
+}
+
+impl Place {
+    /// A VM that is known by its primary EIP.
+    pub const VMS: [Self; 2] = [Self::Vm(0, 0), Self::Vm(1, 0)];
+}
+
+/// From where to where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Path {
+    /// Where a packet is put in.
+    pub from: Place,
+    /// Where it has to arrive.
+    pub to: Place,
+}
+
+impl Path {
     /// From the network to a VM.
-    Inward,
+    pub const fn inward(vm: Place) -> Self {
+        Self {
+            from: Place::Outside,
+            to: vm,
+        }
+    }
+
     /// From a VM to the network.
-    Outward,
+    pub const fn outward(vm: Place) -> Self {
+        Self {
+            from: vm,
+            to: Place::Outside,
+        }
+    }
+
+    /// Both ways between the network and every VM.
+    pub fn everywhere() -> impl Iterator<Item = Self> {
+        let vms = Place::VMS.into_iter();
+        vms.flat_map(|vm| [Self::inward(vm), Self::outward(vm)])
+    }
+
+    /// That of the answer.
+    #[must_use]
+    pub const fn turned(self) -> Self {
+        Self {
+            from: self.to,
+            to: self.from,
+        }
+    }
+}
+
+/// One frame on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Where it is put in, and where it has to arrive.
+    pub path: Path,
+    /// The IP packet, without a link header.
+    pub packet: Vec<u8>,
+    /// The VLAN tag before it: priority and number (802.1Q).
+    pub tag: Option<u16>,
 }
 
 impl Step {
+    /// Without a tag.
+    #[must_use]
+    pub const fn new(path: Path, packet: Vec<u8>) -> Self {
+        Self {
+            path,
+            packet,
+            tag: None,
+        }
+    }
+
+    /// It is of a VLAN, and none of the nodes here is in one. Number zero is none, but a priority.
+    #[must_use]
+    pub fn is_of_a_vlan(&self) -> bool {
+        self.tag.is_some_and(|tag| tag & 0xfff != 0)
+    }
+
     /// The packet's version decides.
     #[must_use]
     pub fn family(&self) -> Family {
-        match self.packet.first().map(|byte| byte >> 4) {
-            Some(6) => Family::V6,
-            _ => Family::V4,
-        }
+        layout::family(&self.packet).unwrap_or(Family::V4)
     }
 
     /// What stands in the link header.
@@ -65,15 +137,4 @@ impl Step {
             Family::V6 => [0x86, 0xdd],
         }
     }
-}
-
-/// One frame on its way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
-    /// Where it is put in.
-    pub direction: Direction,
-    /// Index of the VM in [`chain::GUESTS`].
-    pub guest: usize,
-    /// The IP packet, without a link header.
-    pub packet: Vec<u8>,
 }

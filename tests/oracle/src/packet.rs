@@ -1,14 +1,18 @@
-//! Packets as values: what proptest makes, shrinks and prints.
+//! Packets of both families as values: what proptest makes, shrinks and prints.
 
-use crate::{Direction, Step, checksum};
+use std::net::IpAddr;
+
+use eip_lab::plan::Family;
+
+use crate::{checksum, layout};
 
 /// The addresses of a packet where it is put in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ends {
     /// Source.
-    pub source: [u8; 4],
-    /// Destination.
-    pub destination: [u8; 4],
+    pub source: IpAddr,
+    /// Destination, of the same family.
+    pub destination: IpAddr,
 }
 
 impl Ends {
@@ -19,6 +23,18 @@ impl Ends {
             source: self.destination,
             destination: self.source,
         }
+    }
+
+    fn bytes(self) -> (Vec<u8>, Vec<u8>) {
+        (octets(self.source), octets(self.destination))
+    }
+}
+
+/// An address as it stands in a packet.
+pub fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().into(),
+        IpAddr::V6(address) => address.octets().into(),
     }
 }
 
@@ -44,31 +60,155 @@ impl Sum {
     }
 }
 
-/// The IP header, apart from addresses and lengths.
+/// Everything before what is carried, apart from addresses and lengths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// Type of service.
+    /// Type of service or traffic class.
     pub tos: u8,
-    /// Identification.
-    pub id: u16,
-    /// "Don't fragment".
-    pub dont_fragment: bool,
-    /// TTL.
+    /// TTL or hop limit.
     pub ttl: u8,
-    /// Options, padded to words.
-    pub options: Vec<u8>,
+    /// Identification: of every packet of IPv4, the last sixteen bits, and of fragments of IPv6.
+    pub id: u32,
+    /// What the families do not share.
+    pub net: Net,
 }
 
-impl Default for Header {
-    fn default() -> Self {
+/// The part of a header that only one family has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Net {
+    /// IPv4.
+    V4 {
+        /// "Don't fragment".
+        dont_fragment: bool,
+        /// Options, padded to words.
+        options: Vec<u8>,
+    },
+    /// IPv6.
+    V6 {
+        /// Flow label, twenty bits of it.
+        flow: u32,
+        /// Extension headers, in their order.
+        extensions: Vec<Extension>,
+    },
+}
+
+impl Header {
+    /// Nothing out of the ordinary.
+    pub const fn plain(family: Family) -> Self {
         Self {
             tos: 0,
-            id: 0x1234,
-            dont_fragment: false,
             ttl: 64,
-            options: Vec::new(),
+            id: 0x1234,
+            net: match family {
+                Family::V4 => Net::V4 {
+                    dont_fragment: false,
+                    options: Vec::new(),
+                },
+                Family::V6 => Net::V6 {
+                    flow: 0,
+                    extensions: Vec::new(),
+                },
+            },
         }
     }
+
+    /// With options of IPv4.
+    pub fn with_options(options: Vec<u8>) -> Self {
+        Self {
+            net: Net::V4 {
+                dont_fragment: false,
+                options,
+            },
+            ..Self::plain(Family::V4)
+        }
+    }
+
+    /// With extension headers of IPv6.
+    pub fn with_extensions(extensions: Vec<Extension>) -> Self {
+        Self {
+            net: Net::V6 {
+                flow: 0,
+                extensions,
+            },
+            ..Self::plain(Family::V6)
+        }
+    }
+
+    /// Whose header it is.
+    pub const fn family(&self) -> Family {
+        match self.net {
+            Net::V4 { .. } => Family::V4,
+            Net::V6 { .. } => Family::V6,
+        }
+    }
+
+    /// That of a packet which routers may cut into fragments; in IPv6 the sender is asked.
+    pub fn allow_fragments(&mut self) {
+        if let Net::V4 { dont_fragment, .. } = &mut self.net {
+            *dont_fragment = false;
+        }
+    }
+
+    /// Bytes before extension headers.
+    pub fn len_without_extensions(&self) -> usize {
+        match &self.net {
+            Net::V4 { options, .. } => layout::fixed(Family::V4) + options.len(),
+            Net::V6 { .. } => layout::fixed(Family::V6),
+        }
+    }
+}
+
+/// An extension header (RFC 8200 section 4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extension {
+    /// Hop-by-hop options: six bytes of them, or more by multiples of eight.
+    HopByHop(Vec<u8>),
+    /// Destination options, alike.
+    Destination(Vec<u8>),
+    /// A routing header with so many segments left.
+    Routing(u8),
+    /// An authentication header.
+    Authentication,
+    /// A fragment header of a packet that is none (RFC 6946).
+    Atomic(u32),
+}
+
+impl Extension {
+    const fn number(&self) -> u8 {
+        match self {
+            Self::HopByHop(_) => 0,
+            Self::Routing(_) => 43,
+            Self::Atomic(_) => 44,
+            Self::Authentication => 51,
+            Self::Destination(_) => 60,
+        }
+    }
+
+    fn bytes(&self, next: u8) -> Vec<u8> {
+        match self {
+            Self::HopByHop(options) | Self::Destination(options) => {
+                let length = u8::try_from((options.len() + 2) / 8 - 1).expect("some options");
+                [&[next, length], &options[..]].concat()
+            }
+            // An experimental type (RFC 4727), of one address.
+            Self::Routing(left) => [&[next, 2, 253, *left], &[0; 20][..]].concat(),
+            Self::Authentication => vec![
+                next, 4, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
+            ],
+            Self::Atomic(id) => [&[next, 0, 0, 0], &id.to_be_bytes()[..]].concat(),
+        }
+    }
+}
+
+/// A chain of extension headers before `protocol`: the first number, and their bytes.
+pub fn chained(extensions: &[Extension], protocol: u8) -> (u8, Vec<u8>) {
+    let mut next = protocol;
+    let mut chain = Vec::new();
+    for extension in extensions.iter().rev() {
+        chain = [extension.bytes(next), chain].concat();
+        next = extension.number();
+    }
+    (next, chain)
 }
 
 /// What an IP packet carries.
@@ -98,7 +238,7 @@ pub enum Body {
         /// Payload.
         payload: Vec<u8>,
     },
-    /// ICMP that quotes nothing.
+    /// The family's ICMP, quoting nothing.
     Icmp {
         /// Type and code.
         kind: (u8, u8),
@@ -129,13 +269,12 @@ pub enum Body {
 
 impl Body {
     /// Protocol number.
-    #[must_use]
-    pub const fn protocol(&self) -> u8 {
+    pub const fn protocol(&self, family: Family) -> u8 {
         match self {
             Self::Udp { lite: false, .. } => 17,
             Self::Udp { lite: true, .. } => 136,
             Self::Tcp { .. } => 6,
-            Self::Icmp { .. } => 1,
+            Self::Icmp { .. } => layout::icmp(family),
             Self::Sctp { .. } => 132,
             Self::Raw { protocol, .. } => *protocol,
         }
@@ -143,18 +282,13 @@ impl Body {
 
     /// Its bytes between two addresses.
     pub fn bytes(&self, ends: Ends) -> Vec<u8> {
-        self.between(&ends.source, &ends.destination)
-    }
-
-    /// As [`Body::bytes`], between addresses of any family; ICMP is that of IPv4.
-    pub fn between(&self, source: &[u8], destination: &[u8]) -> Vec<u8> {
         match self {
             Self::Udp {
                 lite,
                 ports,
                 sum,
                 payload,
-            } => udp((source, destination), *lite, *ports, *sum, payload),
+            } => udp(ends, *lite, *ports, *sum, payload),
             Self::Tcp {
                 ports,
                 flags,
@@ -162,13 +296,14 @@ impl Body {
                 sum,
                 payload,
             } => {
+                let (source, destination) = ends.bytes();
                 let words = 5 + u8::try_from(options.len() / 4).expect("at most ten words");
                 let mut bytes = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
                 bytes.extend([0, 0, 3, 0xe8, 0, 0, 0, 7, words << 4, *flags, 0x10, 0]);
                 bytes.extend([0; 4]);
                 bytes.extend(options);
                 bytes.extend(payload);
-                let right = checksum::transport(source, destination, 6, &bytes);
+                let right = checksum::transport(&source, &destination, 6, &bytes);
                 bytes[16..18].copy_from_slice(&sum.of(right).to_be_bytes());
                 bytes
             }
@@ -177,7 +312,7 @@ impl Body {
                 rest,
                 sum,
                 payload,
-            } => icmp(*kind, *rest, *sum, payload),
+            } => icmp(*kind, *rest, *sum, payload, ends),
             Self::Sctp {
                 ports,
                 chunk,
@@ -200,13 +335,8 @@ impl Body {
     }
 }
 
-fn udp(
-    (source, destination): (&[u8], &[u8]),
-    lite: bool,
-    ports: (u16, u16),
-    sum: Sum,
-    payload: &[u8],
-) -> Vec<u8> {
+fn udp(ends: Ends, lite: bool, ports: (u16, u16), sum: Sum, payload: &[u8]) -> Vec<u8> {
+    let (source, destination) = ends.bytes();
     let length = u16::try_from(8 + payload.len()).expect("one datagram");
     let mut bytes = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
     // The coverage of UDP-Lite stands where UDP has its length; both are the whole datagram.
@@ -214,7 +344,7 @@ fn udp(
     bytes.extend([0, 0]);
     bytes.extend(payload);
     let protocol = if lite { 136 } else { 17 };
-    let right = match checksum::transport(source, destination, protocol, &bytes) {
+    let right = match checksum::transport(&source, &destination, protocol, &bytes) {
         0 => 0xffff,
         right => right,
     };
@@ -222,12 +352,17 @@ fn udp(
     bytes
 }
 
-/// An ICMP message.
-pub fn icmp(kind: (u8, u8), rest: [u8; 4], sum: Sum, payload: &[u8]) -> Vec<u8> {
+/// A message of a family's ICMP; the addresses count in IPv6.
+pub fn icmp(kind: (u8, u8), rest: [u8; 4], sum: Sum, payload: &[u8], ends: Ends) -> Vec<u8> {
     let mut bytes = vec![kind.0, kind.1, 0, 0];
     bytes.extend(rest);
     bytes.extend(payload);
-    let right = checksum::internet(&bytes);
+    let right = if ends.source.is_ipv4() {
+        checksum::internet(&bytes)
+    } else {
+        let (source, destination) = ends.bytes();
+        checksum::transport(&source, &destination, layout::icmp(Family::V6), &bytes)
+    };
     bytes[2..4].copy_from_slice(&sum.of(right).to_be_bytes());
     bytes
 }
@@ -241,33 +376,68 @@ pub struct Piece {
     pub more: bool,
 }
 
-/// An IP packet.
-pub fn packet(header: &Header, protocol: u8, ends: Ends, piece: Piece, content: &[u8]) -> Vec<u8> {
-    let words = 5 + u8::try_from(header.options.len() / 4).expect("at most ten words");
-    let length = usize::from(words) * 4 + content.len();
-    let mut bytes = vec![0x40 | words, header.tos];
-    bytes.extend(u16::try_from(length).expect("one packet").to_be_bytes());
-    bytes.extend(header.id.to_be_bytes());
-    let offset = u16::try_from(piece.offset / 8).expect("inside a datagram");
-    let flags = u16::from(header.dont_fragment) << 14 | u16::from(piece.more) << 13;
-    bytes.extend((offset | flags).to_be_bytes());
-    bytes.extend([header.ttl, protocol, 0, 0]);
-    bytes.extend(ends.source);
-    bytes.extend(ends.destination);
-    bytes.extend(&header.options);
-    let sum = checksum::internet(&bytes);
-    bytes[10..12].copy_from_slice(&sum.to_be_bytes());
-    bytes.extend(content);
-    bytes
+/// An IP packet of these bytes, or a fragment with them.
+pub fn packet(
+    header: &Header,
+    protocol: u8,
+    ends: Ends,
+    piece: Option<Piece>,
+    content: &[u8],
+) -> Vec<u8> {
+    let (source, destination) = ends.bytes();
+    match &header.net {
+        Net::V4 {
+            dont_fragment,
+            options,
+        } => {
+            let words = 5 + u8::try_from(options.len() / 4).expect("at most ten words");
+            let length = usize::from(words) * 4 + content.len();
+            let mut bytes = vec![0x40 | words, header.tos];
+            bytes.extend(u16::try_from(length).expect("one packet").to_be_bytes());
+            bytes.extend(&header.id.to_be_bytes()[2..]);
+            let (offset, more) = piece.map_or((0, false), |piece| (piece.offset, piece.more));
+            let offset = u16::try_from(offset / 8).expect("inside a datagram");
+            let flags = u16::from(*dont_fragment) << 14 | u16::from(more) << 13;
+            bytes.extend((offset | flags).to_be_bytes());
+            bytes.extend([header.ttl, protocol, 0, 0]);
+            bytes.extend(source);
+            bytes.extend(destination);
+            bytes.extend(options);
+            let sum = checksum::internet(&bytes);
+            bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+            bytes.extend(content);
+            bytes
+        }
+        Net::V6 { flow, extensions } => {
+            let (next, behind) = match piece {
+                None => chained(extensions, protocol),
+                Some(piece) => {
+                    let (next, mut behind) = chained(extensions, 44);
+                    let offset = u16::try_from(piece.offset).expect("inside a datagram");
+                    behind.extend([protocol, 0]);
+                    behind.extend((offset | u16::from(piece.more)).to_be_bytes());
+                    behind.extend(header.id.to_be_bytes());
+                    (next, behind)
+                }
+            };
+            let first = 6 << 28 | u32::from(header.tos) << 20 | (flow & 0xf_ffff);
+            let mut bytes = first.to_be_bytes().to_vec();
+            let length = u16::try_from(behind.len() + content.len()).expect("one packet");
+            bytes.extend(length.to_be_bytes());
+            bytes.extend([next, header.ttl]);
+            bytes.extend(source);
+            bytes.extend(destination);
+            bytes.extend(behind);
+            bytes.extend(content);
+            bytes
+        }
+    }
 }
 
 /// A whole packet.
 pub fn whole(header: &Header, body: &Body, ends: Ends) -> Vec<u8> {
-    let piece = Piece {
-        offset: 0,
-        more: false,
-    };
-    packet(header, body.protocol(), ends, piece, &body.bytes(ends))
+    let protocol = body.protocol(header.family());
+    packet(header, protocol, ends, None, &body.bytes(ends))
 }
 
 /// In which order the fragments of a datagram are sent.
@@ -281,7 +451,8 @@ pub enum Order {
     Repeated,
 }
 
-/// The fragments of a packet, of `size` bytes of payload each (a multiple of eight).
+/// The fragments of a packet, of `size` bytes of payload each (a multiple of eight), behind all extension
+/// headers.
 pub fn fragments(
     header: &Header,
     body: &Body,
@@ -289,19 +460,28 @@ pub fn fragments(
     size: usize,
     order: Order,
 ) -> Vec<Vec<u8>> {
-    let content = body.bytes(ends);
+    let protocol = body.protocol(header.family());
+    cut(header, protocol, &body.bytes(ends), ends, size, order)
+}
+
+/// As [`fragments`], of any bytes.
+pub fn cut(
+    header: &Header,
+    protocol: u8,
+    content: &[u8],
+    ends: Ends,
+    size: usize,
+    order: Order,
+) -> Vec<Vec<u8>> {
     let last = content.len().div_ceil(size).saturating_sub(1);
-    let mut pieces: Vec<Vec<u8>> = content
-        .chunks(size)
-        .enumerate()
-        .map(|(index, chunk)| {
-            let piece = Piece {
-                offset: index * size,
-                more: index < last,
-            };
-            packet(header, body.protocol(), ends, piece, chunk)
-        })
-        .collect();
+    let pieces = content.chunks(size).enumerate().map(|(index, chunk)| {
+        let piece = Piece {
+            offset: index * size,
+            more: index < last,
+        };
+        packet(header, protocol, ends, Some(piece), chunk)
+    });
+    let mut pieces: Vec<_> = pieces.collect();
     match order {
         Order::Forward => {}
         Order::Backward => pieces.reverse(),
@@ -312,191 +492,4 @@ pub fn fragments(
         }
     }
     pieces
-}
-
-/// How much of the offending packet an ICMP error quotes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Quote {
-    /// What the error is about, seen from the other side of the translation: it was sent first.
-    pub header: Header,
-    /// As `header`.
-    pub body: Body,
-    /// Bytes of it behind its IP header that are quoted.
-    pub quoted: usize,
-    /// Pad to 128 bytes and append an extension structure (RFC 4884).
-    pub extension: Option<Vec<u8>>,
-    /// Whether the packet really passed before.
-    pub was_sent: bool,
-}
-
-/// One thing to try.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Shape {
-    /// A packet on its own.
-    Whole(Header, Body),
-    /// In pieces.
-    Fragmented(Header, Body, usize, Order),
-    /// An ICMP error: type, code and the four bytes behind the checksum.
-    Error(Header, (u8, u8), [u8; 4], Quote),
-    /// A reply: the request before it, then the packet.
-    Reply(Body, Header, Body),
-}
-
-impl Shape {
-    /// Sets the identification of its packets.
-    pub fn identify(&mut self, id: u16) {
-        match self {
-            Self::Whole(header, _)
-            | Self::Fragmented(header, ..)
-            | Self::Error(header, ..)
-            | Self::Reply(_, header, _) => header.id = id,
-        }
-    }
-}
-
-/// What becomes of the last frame before it is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Damage {
-    /// Nothing.
-    None,
-    /// Bytes behind the packet, as on Ethernet.
-    Padding(usize),
-    /// Bytes missing at its end.
-    Truncated(usize),
-    /// Some bits of one byte turned over, wherever it is but in version, addresses and options; the
-    /// header's checksum is made after that.
-    Flipped(usize, u8),
-}
-
-/// A case: a shape on its way between a guest and a peer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Case {
-    /// Which way.
-    pub direction: Direction,
-    /// Index of the VM in [`crate::chain::GUESTS`].
-    pub guest: usize,
-    /// The other end.
-    pub peer: [u8; 4],
-    /// What.
-    pub shape: Shape,
-    /// Damage on the way to us.
-    pub damage: Damage,
-}
-
-impl Case {
-    /// Its frames in the order they are sent.
-    pub fn steps(&self) -> Vec<Step> {
-        let ends = self.ends(self.direction);
-        let step = |direction, packet| Step {
-            direction,
-            guest: self.guest,
-            packet,
-        };
-        let here = |packet| step(self.direction, packet);
-        let there = self.direction.turned();
-        let mut steps = match &self.shape {
-            Shape::Whole(header, body) => vec![here(whole(header, body, ends))],
-            Shape::Fragmented(header, body, size, order) => {
-                fragments(header, body, ends, *size, *order)
-                    .into_iter()
-                    .map(here)
-                    .collect()
-            }
-            Shape::Error(header, kind, rest, quote) => {
-                let mut steps = Vec::new();
-                if quote.was_sent {
-                    let sent = whole(&quote.header, &quote.body, self.ends(there));
-                    steps.push(step(there, sent));
-                }
-                let content = error(*kind, *rest, quote, ends.turned());
-                let piece = Piece {
-                    offset: 0,
-                    more: false,
-                };
-                steps.push(here(packet(header, 1, ends, piece, &content)));
-                steps
-            }
-            Shape::Reply(request, header, body) => vec![
-                step(there, whole(&Header::default(), request, self.ends(there))),
-                here(whole(header, body, ends)),
-            ],
-        };
-        if let Some(last) = steps.last_mut() {
-            self.damage.apply(&mut last.packet);
-        }
-        steps
-    }
-
-    /// The addresses of its packets where they are put in.
-    pub fn ends(&self, direction: Direction) -> Ends {
-        let (vm, eip) = crate::chain::addresses(self.guest);
-        match direction {
-            Direction::Inward => Ends {
-                source: self.peer,
-                destination: eip,
-            },
-            Direction::Outward => Ends {
-                source: vm,
-                destination: self.peer,
-            },
-        }
-    }
-}
-
-impl Direction {
-    /// The other one.
-    #[must_use]
-    pub const fn turned(self) -> Self {
-        match self {
-            Self::Inward => Self::Outward,
-            Self::Outward => Self::Inward,
-        }
-    }
-}
-
-impl Damage {
-    fn apply(self, packet: &mut Vec<u8>) {
-        match self {
-            Self::None => {}
-            Self::Padding(count) => packet.resize(packet.len() + count, 0xee),
-            Self::Truncated(count) => packet.truncate(packet.len().saturating_sub(count).max(1)),
-            Self::Flipped(at, bits) => {
-                let at = at % packet.len();
-                let header = usize::from(packet[0] & 0xf) * 4;
-                if at == 0 || (10..header).contains(&at) {
-                    return;
-                }
-                packet[at] ^= bits;
-                if at < header {
-                    packet[10..12].fill(0);
-                    let sum = checksum::internet(&packet[..header]);
-                    packet[10..12].copy_from_slice(&sum.to_be_bytes());
-                }
-            }
-        }
-    }
-}
-
-/// An ICMP error about a packet between `about`.
-fn error(kind: (u8, u8), rest: [u8; 4], quote: &Quote, about: Ends) -> Vec<u8> {
-    let mut header = quote.header.clone();
-    // It was on its way for a while.
-    header.ttl = header.ttl.saturating_sub(3).max(1);
-    let mut content = whole(&header, &quote.body, about);
-    content.truncate(20 + header.options.len() + quote.quoted);
-    let mut rest = rest;
-    if let Some(extension) = &quote.extension {
-        content.resize(128, 0);
-        // Length of the padded quote in words (RFC 4884 section 4.1).
-        rest[1] = 32;
-        let mut structure = vec![0x20, 0, 0, 0];
-        let length = u16::try_from(4 + extension.len()).expect("a short extension");
-        structure.extend(length.to_be_bytes());
-        structure.extend([1, 1]);
-        structure.extend(extension);
-        let sum = checksum::internet(&structure);
-        structure[2..4].copy_from_slice(&sum.to_be_bytes());
-        content.extend(structure);
-    }
-    icmp(kind, rest, Sum::Right, &content)
 }

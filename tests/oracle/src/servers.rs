@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -33,7 +33,8 @@ impl Servers {
     /// # Errors
     /// When a port is taken.
     pub fn start(ns: &Ns) -> anyhow::Result<Self> {
-        let any = Ipv4Addr::UNSPECIFIED;
+        // Both families: an IPv4 client is shown as a mapped address.
+        let any = Ipv6Addr::UNSPECIFIED;
         let (http, dns, dns_tcp) = ns.run(|| -> anyhow::Result<_> {
             let http = TcpListener::bind((any, HTTP))?;
             let dns_tcp = TcpListener::bind((any, DNS))?;

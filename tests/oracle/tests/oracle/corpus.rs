@@ -1,24 +1,31 @@
 //! Real programs: what they send through the node is recorded on it, then replayed through both chains.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use eip_lab::{needs, netns::Ns, plan::CLIENT, sniff::Sniffer, sniff::Way};
+use eip_lab::{
+    needs,
+    netns::Ns,
+    plan::{CLIENT, Family},
+    sniff::{Frame, Sniffer, Way},
+};
 use eip_oracle_tests::{
-    Direction, Step,
-    chain::{Chain, GUESTS, Translator, addresses},
+    Path, Place, Step,
+    chain::{Build, Chain, GUESTS, Translator, addresses},
     compare::Judge,
+    layout::{self, upper},
     servers::{DNS, HTTP, Servers},
 };
 
 use crate::support::Pair;
 
 /// What a program is run for: its name, and its command line toward an address.
-type Program = (&'static str, fn(Ipv4Addr) -> String);
+type Program = (&'static str, fn(IpAddr) -> String);
 
 /// In the order they run. All of them end by themselves.
 const PROGRAMS: [Program; 12] = [
     ("curl", |to| {
-        format!("curl -sS -m 10 -o /dev/null http://{to}:{HTTP}/100000")
+        let to = std::net::SocketAddr::new(to, HTTP);
+        format!("curl -sS -m 10 -o /dev/null http://{to}/100000")
     }),
     ("dig", |to| {
         format!("dig +tries=1 +time=5 @{to} -p {DNS} name.example A")
@@ -51,48 +58,67 @@ const PROGRAMS: [Program; 12] = [
     }),
 ];
 
-/// Records what one program and its server send each other through the node.
-fn record(chain: &Chain, guest: usize, outward: bool, program: Program) -> Vec<Step> {
+/// What one program and its server sent each other through the node.
+struct Recording {
+    what: String,
+    steps: Vec<Step>,
+}
+
+fn record(chain: &Chain, guest: usize, outward: bool, family: Family, run: Program) -> Recording {
     let (plan, eip) = GUESTS[guest];
     let vm = &chain.world.guest(plan).ns;
     let client = &chain.world.client;
     let (from, at, to) = if outward {
-        (vm, client, CLIENT.v4)
+        (vm, client, CLIENT)
     } else {
         (client, vm, eip)
     };
     let sniffer = Sniffer::start(&chain.world.node).unwrap();
-    let (name, line) = program;
-    run(from, at, name, &line(to));
+    let (name, line) = run;
+    execute(from, at, name, &line(to.of(family)));
     let frames = sniffer.finish();
-    let (vm, eip) = addresses(guest);
-    frames
-        .into_iter()
-        .filter(|frame| frame.way == Way::In && frame.bytes.get(12..14) == Some(&[8, 0]))
-        .filter_map(|frame| {
-            let packet = frame.bytes.get(14..)?.to_vec();
-            let direction = match frame.interface.as_str() {
-                "up0" if packet.get(16..20) == Some(&eip) => Direction::Inward,
-                port if port == plan.port && packet.get(12..16) == Some(&vm) => Direction::Outward,
-                _ => return None,
-            };
-            Some(Step {
-                direction,
-                guest,
-                packet,
-            })
-        })
-        .collect()
+    let steps = frames.iter().filter_map(|frame| sent(frame, guest, family));
+    let recording = Recording {
+        what: format!("{name}, {family}, outward {outward}"),
+        steps: steps.collect(),
+    };
+    assert!(recording.steps.len() >= 2, "{name} sent too little");
+    recording
 }
 
-fn run(from: &Ns, at: &Ns, name: &str, line: &str) {
+/// What a frame that the node received is a part of, if it is the program's or its server's.
+fn sent(frame: &Frame, guest: usize, family: Family) -> Option<Step> {
+    let packet = frame.bytes.get(14..)?.to_vec();
+    if frame.way != Way::In || layout::family(&packet) != Some(family) {
+        return None;
+    }
+    // Neighbours are found in every chain anew.
+    if let Some(upper) = upper(&packet)
+        && upper.protocol == layout::icmp(Family::V6)
+        && matches!(packet.get(upper.at), Some(133..=137))
+    {
+        return None;
+    }
+    let both = packet.get(layout::addresses(family))?;
+    let (source, destination) = both.split_at(both.len() / 2);
+    let (vm, eip) = addresses(family, guest, 0);
+    let place = Place::VMS[guest];
+    let path = match frame.interface.as_str() {
+        "up0" if destination == eip => Path::inward(place),
+        port if port == GUESTS[guest].0.port && source == vm => Path::outward(place),
+        _ => return None,
+    };
+    Some(Step::new(path, packet))
+}
+
+fn execute(from: &Ns, at: &Ns, name: &str, line: &str) {
     let mut server = name.starts_with("iperf3").then(|| {
         let child = at
             .command("iperf3")
             .args(["-s", "-1"])
             .stdout(std::process::Stdio::null())
             .spawn();
-        eip_lab::wait::wait_until(std::time::Duration::from_secs(5), "iperf3 listens", || {
+        eip_lab::wait::wait_until(std::time::Duration::from_secs(30), "iperf3 listens", || {
             at.sh("ss -Hltn sport = :5201")
                 .is_ok_and(|listening| !listening.is_empty())
         })
@@ -108,35 +134,38 @@ fn run(from: &Ns, at: &Ns, name: &str, line: &str) {
     println!("$ {line}\n{said}");
 }
 
-fn programs_are_carried_as_netfilter_carries_them(lane: &'static str, guest: usize) {
+/// Records once, on the first of the lanes, and replays on each.
+fn programs_are_carried_as_netfilter_carries_them(guest: usize, lanes: &[&'static str]) {
     needs::root().unwrap();
     let mut recorded = Vec::new();
     {
-        let chain = Chain::with_traffic(Translator::Ours(lane), 1500).unwrap();
+        let chain = Chain::with_traffic(Translator::Ours(lanes[0]), Build::default()).unwrap();
         let hosts = [&chain.world.client, &chain.world.guest(GUESTS[guest].0).ns];
         let _servers = hosts.map(|ns| Servers::start(ns).unwrap());
-        for program in PROGRAMS {
-            for outward in [false, true] {
-                let steps = record(&chain, guest, outward, program);
-                assert!(steps.len() >= 2, "{} sent {steps:?}", program.0);
-                recorded.push((program.0, outward, steps));
+        for family in Family::BOTH {
+            for program in PROGRAMS {
+                for outward in [false, true] {
+                    recorded.push(record(&chain, guest, outward, family, program));
+                }
             }
         }
     }
-    let mut pair = Pair::raise(lane, 1500);
-    for (name, outward, steps) in recorded {
-        println!("{name}, outward {outward}: {} packets", steps.len());
-        let judge = pair.judge_steps(&steps);
-        assert_eq!(judge, Ok(Judge::Netfilter), "{name}, outward {outward}");
+    for lane in lanes {
+        let mut pair = Pair::raise(lane);
+        for Recording { what, steps } in &recorded {
+            println!("{lane}: {what}: {} packets", steps.len());
+            let judge = pair.judge_steps(steps);
+            assert_eq!(judge, Ok(Judge::Netfilter), "{lane}: {what}");
+        }
     }
 }
 
 #[test]
 fn programs_are_carried_to_a_routed_vm_as_netfilter_carries_them() {
-    programs_are_carried_as_netfilter_carries_them("peer", 0);
+    programs_are_carried_as_netfilter_carries_them(0, &["peer", "stack", "xdp"]);
 }
 
 #[test]
 fn programs_are_carried_to_a_bridged_vm_as_netfilter_carries_them() {
-    programs_are_carried_as_netfilter_carries_them("neigh", 1);
+    programs_are_carried_as_netfilter_carries_them(1, &["neigh", "stack", "xdp"]);
 }

@@ -5,8 +5,8 @@
 #![forbid(unsafe_code)]
 mod corpus;
 mod generate;
-mod generate6;
 mod generated;
 mod named;
 mod named6;
+mod segments;
 mod support;

@@ -1,124 +1,29 @@
-//! Differences that were found in IPv6, and those that are meant: each with a name.
+//! As `named`: what only IPv6 has.
 
-use eip_lab::plan::CLIENT;
+use eip_lab::plan::{CLIENT, Family};
 use eip_oracle_tests::{
-    Direction, Step,
-    chain::GUESTS,
+    Path, Place, Step,
+    case::{Quote, Shape, ends},
+    chain::Build,
     compare::Judge,
-    packet::{Body, Damage, Order, Sum},
-    six::{
-        model,
-        packet::{Case, Extension, Header, Quote, Shape, whole},
-    },
+    packet::{Body, Extension, Header, Order, Sum, chained, cut},
 };
 
-use crate::support::Pair;
-
-const BOTH: [Direction; 2] = [Direction::Inward, Direction::Outward];
-
-/// A case between a VM and the client.
-fn case(direction: Direction, guest: usize, shape: Shape) -> Case {
-    Case {
-        direction,
-        guest,
-        peer: CLIENT.v6.octets(),
-        shape,
-        damage: Damage::None,
-    }
-}
-
-fn udp(payload: Vec<u8>) -> Body {
-    Body::Udp {
-        lite: false,
-        ports: (4444, 53),
-        sum: Sum::Right,
-        payload,
-    }
-}
-
-fn tcp(payload: Vec<u8>) -> Body {
-    Body::Tcp {
-        ports: (4444, 80),
-        flags: 0x02,
-        options: Vec::new(),
-        sum: Sum::Right,
-        payload,
-    }
-}
-
-fn everywhere() -> impl Iterator<Item = (Direction, usize)> {
-    BOTH.into_iter()
-        .flat_map(|direction| (0..GUESTS.len()).map(move |guest| (direction, guest)))
-}
-
-fn with(extensions: Vec<Extension>) -> Header {
-    Header {
-        extensions,
-        ..Header::default()
-    }
-}
+use crate::support::{Pair, case, first_vm, step, udp};
 
 fn padding() -> Extension {
     Extension::Destination(vec![1, 4, 0, 0, 0, 0])
-}
-
-fn word(packet: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([packet[at], packet[at + 1]])
-}
-
-/// One's complement arithmetic has two zeros, and protocols disagree about which one to send.
-#[test]
-fn a_checksum_that_becomes_zero_in_ipv6_is_written_as_netfilter_writes_it() {
-    for lane in ["peer", "stack", "xdp"] {
-        let mut pair = Pair::raise(lane, 1500);
-        for (direction, guest) in everywhere() {
-            for (make, at, zero) in [
-                (udp as fn(Vec<u8>) -> Body, 46, 0xffff),
-                (tcp as fn(Vec<u8>) -> Body, 56, 0x0000),
-            ] {
-                let any = Shape::Whole(Header::default(), udp(Vec::new()));
-                let ends = case(direction, guest, any).ends(direction);
-                let step = |word: u16| Step {
-                    direction,
-                    guest,
-                    packet: whole(&Header::default(), &make(word.to_be_bytes().to_vec()), ends),
-                };
-                // A sum is complete when its complement is added to it.
-                let after = word(&model::carried(&step(0)).unwrap(), at);
-                let becoming = step(after);
-                assert_eq!(word(&model::carried(&becoming).unwrap(), at), zero);
-                assert_eq!(pair.judge_six_steps(&[becoming]).unwrap(), Judge::Netfilter);
-            }
-        }
-    }
-}
-
-/// The other family's ICMP means nothing here: it has no pseudo header and quotes nobody.
-#[test]
-fn icmpv4_inside_ipv6_is_carried_by_address() {
-    let mut pair = Pair::raise("peer", 1500);
-    for (direction, guest) in everywhere() {
-        for kind in [0, 3, 8, 11] {
-            let body = Body::Raw {
-                protocol: 1,
-                bytes: vec![kind, 0, 0xab, 0xcd, 1, 2, 3, 4, 5, 6, 7, 8],
-            };
-            let case = case(direction, guest, Shape::Whole(Header::default(), body));
-            // Conntrack takes it for ICMP all the same, and drops a reply without its request.
-            assert_ne!(pair.judge_six(&case).unwrap(), Judge::Nobody, "{kind}");
-        }
-    }
 }
 
 /// RFC 6946: netfilter removes the header that says so, we leave it; the receiver has the same either way.
 #[test]
 fn an_atomic_fragment_arrives() {
     for lane in ["peer", "stack"] {
-        let mut pair = Pair::raise(lane, 1500);
-        for (direction, guest) in everywhere() {
-            let header = with(vec![Extension::Atomic(7)]);
+        let mut pair = Pair::raise(lane);
+        for path in Path::everywhere() {
+            let header = Header::with_extensions(vec![Extension::Atomic(7)]);
             let shape = Shape::Whole(header, udp(b"whole".to_vec()));
-            let judge = pair.judge_six(&case(direction, guest, shape)).unwrap();
+            let judge = pair.judge(&case(path, shape)).unwrap();
             assert_eq!(judge, Judge::Netfilter, "{lane}");
         }
     }
@@ -128,11 +33,11 @@ fn an_atomic_fragment_arrives() {
 /// translates. Netfilter carries it, wrong.
 #[test]
 fn a_packet_that_is_routed_through_the_vm_is_dropped_and_counted() {
-    let mut pair = Pair::raise("peer", 1500);
-    for (direction, hook) in BOTH.into_iter().zip(["uplink-tc", "door-out"]) {
-        let header = with(vec![Extension::Routing(1)]);
+    let mut pair = Pair::raise("peer");
+    for (path, hook) in first_vm() {
+        let header = Header::with_extensions(vec![Extension::Routing(1)]);
         let shape = Shape::Whole(header, udp(b"on and on".to_vec()));
-        pair.judge_six(&case(direction, 0, shape)).unwrap();
+        pair.judge(&case(path, shape)).unwrap();
         assert_eq!(pair.count(hook, "malformed"), 1);
     }
 }
@@ -140,25 +45,14 @@ fn a_packet_that_is_routed_through_the_vm_is_dropped_and_counted() {
 /// Seven extension headers are followed, which is one more than there are kinds of them.
 #[test]
 fn a_chain_of_extension_headers_ends_somewhere() {
-    let mut pair = Pair::raise("peer", 1500);
-    for (direction, hook) in BOTH.into_iter().zip(["uplink-tc", "door-out"]) {
+    let mut pair = Pair::raise("peer");
+    for (path, hook) in first_vm() {
         for (count, dropped) in [(7, 0), (8, 1)] {
-            let header = with(vec![padding(); count]);
+            let header = Header::with_extensions(vec![padding(); count]);
             let shape = Shape::Whole(header, udp(b"far behind".to_vec()));
-            pair.judge_six(&case(direction, 0, shape)).unwrap();
+            pair.judge(&case(path, shape)).unwrap();
             assert_eq!(pair.count(hook, "malformed"), dropped, "{count}");
         }
-    }
-}
-
-/// As in IPv4: whoever cuts a datagram inside its transport header wants to hide it (RFC 7112).
-#[test]
-fn an_ipv6_fragment_that_hides_its_ports_is_dropped_and_counted() {
-    let mut pair = Pair::raise("peer", 1500);
-    for (direction, hook) in BOTH.into_iter().zip(["uplink-tc", "door-out"]) {
-        let shape = Shape::Fragmented(Header::default(), tcp(vec![7; 40]), 8, Order::Forward);
-        pair.judge_six(&case(direction, 0, shape)).unwrap();
-        assert_eq!(pair.count(hook, "malformed"), 1);
     }
 }
 
@@ -166,17 +60,80 @@ fn an_ipv6_fragment_that_hides_its_ports_is_dropped_and_counted() {
 #[test]
 fn an_error_about_a_packet_with_extension_headers_is_carried() {
     for lane in ["peer", "stack", "xdp"] {
-        let mut pair = Pair::raise(lane, 1500);
-        for (direction, guest) in everywhere() {
+        let mut pair = Pair::raise(lane);
+        for path in Path::everywhere() {
             let quote = Quote {
-                header: with(vec![padding(), Extension::Routing(0)]),
+                header: Header::with_extensions(vec![padding(), Extension::Routing(0)]),
                 body: udp(vec![1; 400]),
                 quoted: 300,
+                extension: None,
                 was_sent: true,
             };
-            let shape = Shape::Error(Header::default(), (2, 0), [0, 0, 5, 0], quote);
-            let judge = pair.judge_six(&case(direction, guest, shape)).unwrap();
+            let shape = Shape::Error(Header::plain(Family::V6), (2, 0), [0, 0, 5, 0], quote);
+            let judge = pair.judge(&case(path, shape)).unwrap();
             assert_eq!(judge, Judge::Netfilter, "{lane}");
         }
+    }
+}
+
+/// Destination options belong to the part of a packet that is cut (RFC 8200 section 4.5): the first fragment has
+/// them behind its fragment header, and the transport header behind them.
+#[test]
+fn a_datagram_whose_extension_headers_were_cut_with_it_arrives() {
+    for lane in ["peer", "stack", "xdp"] {
+        let mut pair = Pair::raise(lane);
+        for (id, path) in (1_u32..).zip(Path::everywhere()) {
+            for (nth, order) in (0_u32..).zip([Order::Forward, Order::Backward]) {
+                let ends = ends(Family::V6, path, CLIENT.v6.into());
+                let (next, mut content) = chained(&[padding(), padding()], 17);
+                content.extend(udp(vec![3; 900]).bytes(ends));
+                let header = Header {
+                    id: id << 8 | nth,
+                    ..Header::with_extensions(vec![padding()])
+                };
+                let pieces = cut(&header, next, &content, ends, 400, order);
+                let steps = pieces.into_iter().map(|packet| Step::new(path, packet));
+                let judge = pair.judge_steps(&steps.collect::<Vec<_>>()).unwrap();
+                assert_eq!(judge, Judge::Netfilter, "{lane} {order:?}");
+            }
+        }
+    }
+}
+
+/// Later fragments name another next header than the first one has in the end: it was lost which EIP they belong
+/// to, and they left with the primary.
+#[test]
+fn a_reply_whose_extension_headers_were_cut_with_it_leaves_with_the_eip_that_was_asked() {
+    let build = Build {
+        many_eips: true,
+        ..Build::default()
+    };
+    let mut pair = Pair::build("peer", build);
+    for number in 0..3 {
+        let vm = Place::Vm(0, number);
+        let asked = step(
+            Path::inward(vm),
+            Header::plain(Family::V6),
+            udp(vec![1; 10]),
+        );
+        let path = Path::outward(vm);
+        let ends = ends(Family::V6, path, CLIENT.v6.into());
+        let (next, mut content) = chained(&[padding()], 17);
+        let answer = Body::Udp {
+            lite: false,
+            ports: (53, 4444),
+            sum: Sum::Right,
+            payload: vec![9; 900],
+        };
+        content.extend(answer.bytes(ends));
+        let header = Header {
+            id: 0x9900 + u32::try_from(number).unwrap(),
+            ..Header::plain(Family::V6)
+        };
+        let pieces = cut(&header, next, &content, ends, 400, Order::Forward);
+        let pieces = pieces.into_iter().map(|packet| Step::new(path, packet));
+        let steps: Vec<_> = [asked].into_iter().chain(pieces).collect();
+        let judge = pair.judge_steps(&steps).unwrap();
+        assert_eq!(judge, Judge::Netfilter, "{number}");
     }
 }
