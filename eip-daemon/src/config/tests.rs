@@ -497,12 +497,12 @@ fn what_is_given_under_our_names_wins_over_kube_eips_variables() {
     assert_eq!(config.settings.eip_cidrs[0].to_string(), "203.0.113.0/24");
     assert_eq!(config.settings.internal_nets.len(), 1);
     assert_eq!(options.log_level, "warn");
-    assert!(
-        config
-            .notices
-            .iter()
-            .all(|one| !one.flag.starts_with("AGENT_"))
-    );
+    has_no_notice_of_the_older_agent(&config);
+}
+
+fn has_no_notice_of_the_older_agent(config: &NodeConfig) {
+    let mut notices = config.notices.iter();
+    assert!(notices.all(|one| !one.flag.starts_with("AGENT_")));
 }
 
 #[test]
@@ -510,12 +510,7 @@ fn empty_variables_of_kube_eip_mean_not_given() {
     let empty = OLDER.map(|(name, _)| (name, " "));
     let (config, options) = resolve(&node_of_the_older_agent(&empty), &GOOD).unwrap();
     assert_eq!(options.log_level, "info");
-    assert!(
-        config
-            .notices
-            .iter()
-            .all(|one| !one.flag.starts_with("AGENT_"))
-    );
+    has_no_notice_of_the_older_agent(&config);
 }
 
 #[test]

@@ -37,11 +37,24 @@ pub fn put_behind(pod: &Guest) -> anyhow::Result<Ns> {
         ",
         HIDDEN.v4, HIDDEN.v6, HIDDEN_GATEWAY.v4, HIDDEN_GATEWAY.v6
     ))?;
+    masquerade(&pod.ns)?;
+    for address in [HIDDEN.v4.into(), std::net::IpAddr::from(HIDDEN.v6)] {
+        vm.wait_local(address)?;
+    }
+    Ok(vm)
+}
+
+/// What KubeVirt's masquerade binding has inside a pod: whatever comes in goes to the hidden VM, which leaves
+/// as the pod.
+///
+/// # Errors
+/// When nft refuses a table.
+pub fn masquerade(pod: &Ns) -> anyhow::Result<()> {
     for (family, hidden) in [
         ("ip", HIDDEN.v4.to_string()),
         ("ip6", HIDDEN.v6.to_string()),
     ] {
-        pod.ns.nft(&format!(
+        pod.nft(&format!(
             "table {family} nat {{\n  chain prerouting {{\n    \
              type nat hook prerouting priority dstnat;\n    \
              iifname \"eth0\" counter dnat to {hidden}\n  }}\n  chain postrouting {{\n    \
@@ -49,8 +62,5 @@ pub fn put_behind(pod: &Guest) -> anyhow::Result<Ns> {
              {family} saddr {hidden} counter masquerade\n  }}\n}}\n"
         ))?;
     }
-    for address in [HIDDEN.v4.into(), std::net::IpAddr::from(HIDDEN.v6)] {
-        vm.wait_local(address)?;
-    }
-    Ok(vm)
+    Ok(())
 }

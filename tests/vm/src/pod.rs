@@ -1,10 +1,9 @@
 //! A virt-launcher pod's network, as KubeVirt leaves it for the two bindings.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use anyhow::bail;
 use eip_lab::{
-    plan::{Attachment, Family, GuestPlan, NODE_BRIDGE},
+    hidden,
+    plan::{Attachment, Family, GuestPlan, HIDDEN, NODE_BRIDGE},
     world::Guest,
 };
 
@@ -18,12 +17,6 @@ pub enum Binding {
     /// The pod keeps its address and hides the VM behind it.
     Masquerade,
 }
-
-/// The VM behind a masquerading pod, as KubeVirt numbers it.
-pub const HIDDEN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-
-/// As [`HIDDEN`], in IPv6.
-pub const HIDDEN6: Ipv6Addr = Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 2);
 
 /// Wires a pod whose interface is there, and says how its VM has to be set up.
 ///
@@ -90,23 +83,15 @@ fn masquerade(guest: &Guest, mtu: u32) -> anyhow::Result<Setup> {
     guest
         .ns
         .sysctl("ipv4/ip_forward=1\nipv6/conf/all/forwarding=1")?;
-    for (family, hidden) in [("ip", HIDDEN.to_string()), ("ip6", HIDDEN6.to_string())] {
-        guest.ns.nft(&format!(
-            "table {family} nat {{\n  chain prerouting {{\n    \
-             type nat hook prerouting priority dstnat;\n    \
-             iifname \"eth0\" counter dnat to {hidden}\n  }}\n  chain postrouting {{\n    \
-             type nat hook postrouting priority srcnat;\n    \
-             {family} saddr {hidden} counter masquerade\n  }}\n}}\n"
-        ))?;
-    }
-    if guest.plan.address.v4 == HIDDEN {
+    hidden::masquerade(&guest.ns)?;
+    if guest.plan.address.v4 == HIDDEN.v4 {
         bail!("{} has the address of a hidden VM", guest.plan.name);
     }
     Ok(Setup {
         mac: [2, 0, 0, 0, 0, 1],
-        address: format!("{HIDDEN}/24"),
+        address: format!("{}/24", HIDDEN.v4),
         gateway: "10.0.2.1".to_owned(),
-        address6: format!("{HIDDEN6}/120"),
+        address6: format!("{}/120", HIDDEN.v6),
         gateway6: "fd10:0:2::1".to_owned(),
         mtu,
     })

@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, ConditionType};
+use super::{Condition, ConditionType, status::condition_of};
 
 /// Kind of what an agent says about its node.
 pub const EIP_NODE_KIND: &str = "EipNode";
@@ -152,8 +152,7 @@ impl BgpPeerStatus {
     /// The condition of a type, when it was written.
     #[must_use]
     pub fn condition(&self, of: &ConditionType) -> Option<&Condition> {
-        let mut all = self.conditions.iter().flatten();
-        all.find(|condition| condition.type_ == *of)
+        condition_of(self.conditions.as_deref(), of)
     }
 }
 

@@ -53,9 +53,16 @@ impl EipBindingStatus {
     /// The condition of a type, when it was written.
     #[must_use]
     pub fn condition(&self, of: &ConditionType) -> Option<&Condition> {
-        let mut all = self.conditions.iter().flatten();
-        all.find(|condition| condition.type_ == *of)
+        condition_of(self.conditions.as_deref(), of)
     }
+}
+
+pub(super) fn condition_of<'a>(
+    all: Option<&'a [Condition]>,
+    of: &ConditionType,
+) -> Option<&'a Condition> {
+    let mut all = all.into_iter().flatten();
+    all.find(|condition| condition.type_ == *of)
 }
 
 /// What a node's agent has in force for a binding.
